@@ -1,0 +1,56 @@
+"""What starters and flows share: deployment names and the parameters of a run.
+
+A run carries the operation's id and nothing secret. A run that a person starts in the Prefect UI
+has no operation yet: it carries the request itself and enters through the same accepting service.
+"""
+
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.specs import (
+    ConfigureRequest,
+    NoParameters,
+    RebootRequest,
+    RebuildRequest,
+    ServerRequest,
+    StopRequest,
+)
+
+REQUESTS: dict[Verb, type[BaseModel]] = {
+    Verb.CREATE: ServerRequest,
+    Verb.START: NoParameters,
+    Verb.STOP: StopRequest,
+    Verb.REBOOT: RebootRequest,
+    Verb.REBUILD: RebuildRequest,
+    Verb.CONFIGURE: ConfigureRequest,
+    Verb.DELETE: NoParameters,
+}
+
+RECONCILE = "reconcile/reconcile"
+IMPORT_IMAGE = "import-image/import-image"
+
+
+def flow_name(verb: Verb) -> str:
+    """Return the Prefect flow's name, for example `create-server`."""
+    return f"{verb}-server"
+
+
+def deployment_name(verb: Verb) -> str:
+    """Return the deployment that carries a verb, as `flow/deployment`."""
+    return f"{flow_name(verb)}/{flow_name(verb)}"
+
+
+class Claim(BaseModel, frozen=True):
+    """What a flow run holds: one attempt of one operation on one server.
+
+    `attempt` is the fencing token: a step whose attempt is no longer current does nothing.
+    """
+
+    operation_id: UUID
+    server_id: UUID
+    verb: Verb
+    attempt: int
+    undoing: bool = False
+    actor: str = "system"

@@ -1,0 +1,319 @@
+"""The tables. Rules that the database itself can keep (uniqueness, references) are kept here."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
+
+from innkeeper.db.types import EncryptedText, UtcDateTime
+
+_NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+def now() -> datetime:
+    """Return the current instant in UTC."""
+    return datetime.now(UTC)
+
+
+class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
+    """Base of all tables."""
+
+    metadata = MetaData(naming_convention=_NAMING)
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+    }
+
+
+class Project(Base):
+    """A tenant: owns servers, quota and networks."""
+
+    __tablename__ = "projects"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
+    quota: Mapped["Quota"] = relationship(
+        back_populates="project", cascade="all, delete-orphan", default=None, lazy="joined"
+    )
+
+
+class Quota(Base):
+    """What a project may hold; -1 means without limit."""
+
+    __tablename__ = "quotas"
+    project_id: Mapped[UUID] = mapped_column(
+        ForeignKey("projects.id"), primary_key=True, default=None
+    )
+    servers: Mapped[int] = mapped_column(default=10)
+    vcpus: Mapped[int] = mapped_column(default=20)
+    memory_mib: Mapped[int] = mapped_column(default=51200)
+    disk_gib: Mapped[int] = mapped_column(default=1000)
+    project: Mapped[Project] = relationship(back_populates="quota", default=None)
+
+
+class Host(Base):
+    """A libvirt hypervisor."""
+
+    __tablename__ = "hosts"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    uri: Mapped[str] = mapped_column(String(512))
+    channel: Mapped[str] = mapped_column(String(512))
+    edge_address: Mapped[str] = mapped_column(String(64))
+    pool_path: Mapped[str] = mapped_column(String(512))
+    vcpus: Mapped[int]
+    memory_mib: Mapped[int]
+    disk_gib: Mapped[int]
+    virt_type: Mapped[str] = mapped_column(String(16), default="qemu")
+    cpu_overcommit: Mapped[float] = mapped_column(default=2.0)
+    memory_overcommit: Mapped[float] = mapped_column(default=1.0)
+    enabled: Mapped[bool] = mapped_column(default=True)
+    reachable: Mapped[bool] = mapped_column(default=True)
+    substrate_fingerprint: Mapped[str | None] = mapped_column(String(128), default=None)
+    images: Mapped[list[Any]] = mapped_column(default_factory=list)
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
+
+
+class Network(Base):
+    """A project's network on one host."""
+
+    __tablename__ = "networks"
+    __table_args__ = (UniqueConstraint("project_id", "host_id"),)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
+    host_id: Mapped[UUID] = mapped_column(ForeignKey("hosts.id"))
+    name: Mapped[str] = mapped_column(String(63))
+    bridge: Mapped[str] = mapped_column(String(15))
+    cidr: Mapped[str] = mapped_column(String(32), unique=True)
+    substrate_fingerprint: Mapped[str | None] = mapped_column(String(128), default=None)
+
+
+class Image(Base):
+    """A bootable golden disk with checksum."""
+
+    __tablename__ = "images"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    name: Mapped[str] = mapped_column(String(128), unique=True)
+    source: Mapped[str] = mapped_column(String(2048))
+    expected_sha256: Mapped[str | None] = mapped_column(String(64), default=None)
+    phase: Mapped[str] = mapped_column(String(16), default="pending")
+    progress: Mapped[float] = mapped_column(default=0.0)
+    error: Mapped[str | None] = mapped_column(String(2048), default=None)
+    sha256: Mapped[str | None] = mapped_column(String(64), default=None)
+    path: Mapped[str | None] = mapped_column(String(1024), default=None)
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    virtual_size_bytes: Mapped[int | None] = mapped_column(BigInteger, default=None)
+    login_user: Mapped[str] = mapped_column(String(32), default="debian")
+    attempt: Mapped[int] = mapped_column(default=0)
+    heartbeat_at: Mapped[datetime | None] = mapped_column(default=None)
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
+
+
+class Plan(Base):
+    """A named size with a price."""
+
+    __tablename__ = "plans"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    vcpus: Mapped[int]
+    memory_mib: Mapped[int]
+    disk_gib: Mapped[int]
+    price_per_hour: Mapped[float] = mapped_column(default=0.0)
+
+
+class Server(Base):
+    """A VM that we manage; its id is the libvirt domain's UUID."""
+
+    __tablename__ = "servers"
+    __table_args__ = (
+        Index(
+            "uq_servers_live_name",
+            "project_id",
+            "name",
+            unique=True,
+            postgresql_where=text("status <> 'deleted'"),
+            sqlite_where=text("status <> 'deleted'"),
+        ),
+        Index("ix_servers_project_created", "project_id", "created_at", "id"),
+        Index("ix_servers_host", "host_id"),
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(63))
+    status: Mapped[str] = mapped_column(String(16), default="requested", index=True)
+    operation_id: Mapped[UUID | None] = mapped_column(default=None)
+    host_id: Mapped[UUID | None] = mapped_column(ForeignKey("hosts.id"), default=None)
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"), default=None)
+    plan_id: Mapped[UUID] = mapped_column(ForeignKey("plans.id"), default=None)
+    vcpus: Mapped[int] = mapped_column(default=1)
+    memory_mib: Mapped[int] = mapped_column(default=256)
+    disk_gib: Mapped[int] = mapped_column(default=1)
+    reserved: Mapped[bool] = mapped_column(default=True)
+    request: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
+    user_data: Mapped[str | None] = mapped_column(EncryptedText, default=None)
+    role_requests: Mapped[str | None] = mapped_column(EncryptedText, default=None)
+    root_password: Mapped[str | None] = mapped_column(EncryptedText, default=None)
+    root_password_hash: Mapped[str | None] = mapped_column(String(128), default=None)
+    host_key_private: Mapped[str | None] = mapped_column(EncryptedText, default=None)
+    host_key_public: Mapped[str] = mapped_column(String(256), default="")
+    fault: Mapped[str | None] = mapped_column(String(4096), default=None)
+    description: Mapped[str] = mapped_column(String(1024), default="")
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
+    updated_at: Mapped[datetime] = mapped_column(default_factory=now, onupdate=now)
+    deleted_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class Disk(Base):
+    """A volume of a server."""
+
+    __tablename__ = "disks"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    server_id: Mapped[UUID] = mapped_column(ForeignKey("servers.id"), index=True)
+    volume: Mapped[str] = mapped_column(String(128))
+    image_id: Mapped[UUID | None] = mapped_column(ForeignKey("images.id"), default=None)
+    size_gib: Mapped[int] = mapped_column(default=1)
+    target: Mapped[str] = mapped_column(String(8), default="vda")
+
+
+class Nic(Base):
+    """A network interface of a server."""
+
+    __tablename__ = "nics"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    server_id: Mapped[UUID] = mapped_column(ForeignKey("servers.id"), index=True)
+    network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
+    mac: Mapped[str] = mapped_column(String(17))
+
+
+class Address(Base):
+    """An address that we allocated on a network."""
+
+    __tablename__ = "addresses"
+    __table_args__ = (UniqueConstraint("network_id", "ip"),)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
+    nic_id: Mapped[UUID] = mapped_column(ForeignKey("nics.id"), index=True)
+    ip: Mapped[str] = mapped_column(String(45))
+
+
+class PortForward(Base):
+    """A port at a host's edge that leads to a guest's port."""
+
+    __tablename__ = "port_forwards"
+    __table_args__ = (UniqueConstraint("host_id", "port"),)
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    host_id: Mapped[UUID] = mapped_column(ForeignKey("hosts.id"))
+    server_id: Mapped[UUID] = mapped_column(ForeignKey("servers.id"), index=True)
+    port: Mapped[int]
+    guest_port: Mapped[int] = mapped_column(default=22)
+    enabled: Mapped[bool] = mapped_column(default=False)
+
+
+class Operation(Base):
+    """One journaled verb on one server."""
+
+    __tablename__ = "operations"
+    __table_args__ = (
+        UniqueConstraint("project_id", "idempotency_key"),
+        Index("ix_operations_phase_created", "phase", "created_at"),
+        Index("ix_operations_project_created", "project_id", "created_at", "id"),
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
+    server_id: Mapped[UUID] = mapped_column(ForeignKey("servers.id"), index=True)
+    verb: Mapped[str] = mapped_column(String(16))
+    phase: Mapped[str] = mapped_column(String(16), default="queued")
+    undoing: Mapped[bool] = mapped_column(default=False)
+    attempt: Mapped[int] = mapped_column(default=0)
+    dispatched_at: Mapped[datetime | None] = mapped_column(default=None)
+    flow_run_id: Mapped[UUID | None] = mapped_column(default=None)
+    heartbeat_at: Mapped[datetime | None] = mapped_column(default=None)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    actor: Mapped[str] = mapped_column(String(128), default="system")
+    idempotency_key: Mapped[str | None] = mapped_column(String(255), default=None)
+    request_hash: Mapped[str | None] = mapped_column(String(64), default=None)
+    request: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
+    secret_request: Mapped[str | None] = mapped_column(EncryptedText, default=None)
+    previous_status: Mapped[str | None] = mapped_column(String(16), default=None)
+    verdict: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    error: Mapped[str | None] = mapped_column(String(4096), default=None)
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
+    started_at: Mapped[datetime | None] = mapped_column(default=None)
+    ended_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class OperationStep(Base):
+    """What became of one step of an operation, over all attempts."""
+
+    __tablename__ = "operation_steps"
+    operation_id: Mapped[UUID] = mapped_column(ForeignKey("operations.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(32), primary_key=True)
+    ordinal: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16), default="begun")
+    attempt: Mapped[int] = mapped_column(default=1)
+    tries: Mapped[int] = mapped_column(default=1)
+    detail: Mapped[str | None] = mapped_column(String(2048), default=None)
+    data: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
+    progress: Mapped[float | None] = mapped_column(default=None)
+    begun_at: Mapped[datetime] = mapped_column(default_factory=now)
+    ended_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class Artifact(Base):
+    """Anything that may exist outside the database because of us; written before it is made."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (
+        UniqueConstraint("host_id", "kind", "name"),
+        Index("ix_artifacts_server", "server_id"),
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    host_id: Mapped[UUID] = mapped_column(ForeignKey("hosts.id"))
+    server_id: Mapped[UUID | None] = mapped_column(ForeignKey("servers.id"), default=None)
+    operation_id: Mapped[UUID | None] = mapped_column(ForeignKey("operations.id"), default=None)
+    kind: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(String(255))
+    state: Mapped[str] = mapped_column(String(16), default="intended")
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
+
+
+class Event(Base):
+    """Who did what, when and why, before and after."""
+
+    __tablename__ = "events"
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"),
+        primary_key=True,
+        init=False,
+    )
+    at: Mapped[datetime] = mapped_column(default_factory=now, index=True)
+    actor: Mapped[str] = mapped_column(String(128), default="system")
+    kind: Mapped[str] = mapped_column(String(64))
+    project_id: Mapped[UUID | None] = mapped_column(default=None, index=True)
+    server_id: Mapped[UUID | None] = mapped_column(default=None, index=True)
+    operation_id: Mapped[UUID | None] = mapped_column(default=None)
+    reason: Mapped[str] = mapped_column(String(4096), default="")
+    before: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+    after: Mapped[dict[str, Any] | None] = mapped_column(JSON, default=None)
+
+
+class ApiKey(Base):
+    """An API key; only its SHA-256 is kept (the key itself has 256 random bits)."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    name: Mapped[str] = mapped_column(String(63))
+    role: Mapped[str] = mapped_column(String(16))
+    project_id: Mapped[UUID | None] = mapped_column(ForeignKey("projects.id"), default=None)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
+    last_used_at: Mapped[datetime | None] = mapped_column(default=None)
+    revoked_at: Mapped[datetime | None] = mapped_column(default=None)

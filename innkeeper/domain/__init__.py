@@ -1,0 +1,1 @@
+"""Pure rules of Innkeeper: no I/O, no clock, no randomness."""

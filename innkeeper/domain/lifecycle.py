@@ -1,0 +1,101 @@
+"""The one transition table: which verb is allowed from which status and where it ends."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from innkeeper.errors import Conflict
+
+
+class Status(StrEnum):
+    """Resting states of a server."""
+
+    REQUESTED = "requested"
+    BUILDING = "building"
+    ACTIVE = "active"
+    STOPPED = "stopped"
+    SUSPENDED = "suspended"
+    SHELVED = "shelved"
+    ERROR = "error"
+    DELETED = "deleted"
+
+
+class Verb(StrEnum):
+    """What may be done to a server, one operation each."""
+
+    CREATE = "create"
+    START = "start"
+    STOP = "stop"
+    REBOOT = "reboot"
+    REBUILD = "rebuild"
+    CONFIGURE = "configure"
+    DELETE = "delete"
+
+
+class Phase(StrEnum):
+    """Where an operation is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether nothing more will happen."""
+        return self in {Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED}
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One row of the table; `None` for `during` and `undone` means "as it was before"."""
+
+    allowed: frozenset[Status]
+    done: Status
+    undone: Status | None
+    during: Status | None = None
+
+
+_LIVE = frozenset({Status.ACTIVE, Status.STOPPED})
+
+TRANSITIONS: dict[Verb, Transition] = {
+    Verb.CREATE: Transition(
+        frozenset({Status.REQUESTED}), Status.ACTIVE, Status.ERROR, during=Status.BUILDING
+    ),
+    Verb.START: Transition(frozenset({Status.STOPPED}), Status.ACTIVE, None),
+    Verb.STOP: Transition(frozenset({Status.ACTIVE}), Status.STOPPED, None),
+    Verb.REBOOT: Transition(frozenset({Status.ACTIVE}), Status.ACTIVE, None),
+    Verb.REBUILD: Transition(_LIVE, Status.ACTIVE, None, during=Status.BUILDING),
+    Verb.CONFIGURE: Transition(frozenset({Status.ACTIVE}), Status.ACTIVE, None),
+    Verb.DELETE: Transition(
+        _LIVE | {Status.SUSPENDED, Status.SHELVED, Status.ERROR}, Status.DELETED, Status.ERROR
+    ),
+}
+
+
+def require_allowed(verb: Verb, status: Status) -> Transition:
+    """Return the transition of `verb`; raise `Conflict` when `status` does not allow it."""
+    transition = TRANSITIONS[verb]
+    if status not in transition.allowed:
+        wanted = " or ".join(sorted(transition.allowed))
+        raise Conflict(f"A server that is {status} cannot {verb}: it has to be {wanted} first.")
+    return transition
+
+
+def allowed_verbs(status: Status) -> list[Verb]:
+    """Return the verbs that a server in `status` accepts now."""
+    return [verb for verb, row in TRANSITIONS.items() if status in row.allowed]
+
+
+def diagram() -> str:
+    """Return the table as a Mermaid state diagram, for docs/architecture.md."""
+    lines = ["stateDiagram-v2", "    [*] --> requested"]
+    for verb, row in TRANSITIONS.items():
+        lines += [f"    {source} --> {row.done}: {verb}" for source in sorted(row.allowed)]
+        if row.undone is not None:
+            lines += [
+                f"    {source} --> {row.undone}: {verb} failed"
+                for source in sorted(row.allowed)
+                if source is not row.undone
+            ]
+    return "\n".join([*lines, "    deleted --> [*]"])

@@ -1,0 +1,55 @@
+"""Deterministic names: whoever knows a server's UUID knows what its artifacts are called."""
+
+import hashlib
+import re
+from uuid import UUID
+
+POOL = "innkeeper"
+_SLUG = re.compile(r"[^a-z0-9]+")
+
+
+def short(identifier: UUID) -> str:
+    """Return the first eight hex digits of a UUID."""
+    return identifier.hex[:8]
+
+
+def domain_name(server_id: UUID, name: str) -> str:
+    """Return the libvirt domain name: readable, unique by the UUID's head."""
+    slug = _SLUG.sub("-", name.lower()).strip("-")[:40]
+    return f"ik-{slug}-{short(server_id)}"
+
+
+def root_volume(server_id: UUID) -> str:
+    """Return the name of the root disk that `create` makes."""
+    return f"{server_id}-root.qcow2"
+
+
+def rebuilt_volume(server_id: UUID, operation_id: UUID) -> str:
+    """Return the name of the root disk that a rebuild makes beside the old one."""
+    return f"{server_id}-root-{short(operation_id)}.qcow2"
+
+
+def seed_volume(server_id: UUID) -> str:
+    """Return the name of the NoCloud seed."""
+    return f"{server_id}-seed.iso"
+
+
+def mac_address(server_id: UUID, index: int = 0) -> str:
+    """Return the MAC of a NIC: KVM's prefix 52:54:00 and 24 bits derived from the UUID."""
+    digest = hashlib.sha256(server_id.bytes + bytes([index])).digest()
+    return "52:54:00:" + ":".join(f"{octet:02x}" for octet in digest[:3])
+
+
+def network_name(project_id: UUID) -> str:
+    """Return the libvirt network of a project (one of this name on each host)."""
+    return f"innkeeper-{short(project_id)}"
+
+
+def bridge_name(project_id: UUID, host_id: UUID) -> str:
+    """Return the bridge of a project network: Linux allows 15 characters."""
+    return "ik-" + hashlib.sha256(project_id.bytes + host_id.bytes).hexdigest()[:8]
+
+
+def image_volume(sha256: str) -> str:
+    """Return the base volume of an image on a host."""
+    return f"image-{sha256[:16]}.qcow2"

@@ -1,0 +1,154 @@
+"""Best-fit placement with a verdict that names every host and why it was refused.
+
+Filters, then one weigher, in the manner of Nova's scheduler: the host that is left with the least
+waste wins, so that large holes stay whole for large servers.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import UUID
+
+from innkeeper.errors import ForwardPortsExhausted, NoHostFits
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a server takes from its host."""
+
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """A host's size, what is reserved of it, and whether it takes servers at all."""
+
+    host_id: UUID
+    name: str
+    enabled: bool
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    cpu_overcommit: float
+    memory_overcommit: float
+    reserved: Demand = field(default=Demand(0, 0, 0))
+    free_ports: int = 1
+
+    @property
+    def free(self) -> Demand:
+        """Return what is left after overcommit and reservations (may be negative)."""
+        return Demand(
+            int(self.vcpus * self.cpu_overcommit) - self.reserved.vcpus,
+            int(self.memory_mib * self.memory_overcommit) - self.reserved.memory_mib,
+            self.disk_gib - self.reserved.disk_gib,
+        )
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What placement thought of one host."""
+
+    host_id: UUID
+    host: str
+    refused: str | None
+    waste: float | None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The choice and every opinion that led to it."""
+
+    chosen: UUID | None
+    opinions: tuple[Opinion, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for the database and the UI."""
+        return {
+            "chosen": str(self.chosen) if self.chosen else None,
+            "hosts": [asdict(opinion) | {"host_id": str(opinion.host_id)} for opinion in self.opinions],
+        }
+
+
+NO_PORT = "no forward port is free"
+Rule = Callable[[Capacity, Demand], str | None]
+
+
+def _enabled(host: Capacity, _demand: Demand) -> str | None:
+    return None if host.enabled else "the host is disabled"
+
+
+def _cpu(host: Capacity, demand: Demand) -> str | None:
+    if demand.vcpus > host.vcpus:
+        return f"{demand.vcpus} vCPUs are more than the host's {host.vcpus}"
+    free = host.free.vcpus
+    return None if demand.vcpus <= free else f"{demand.vcpus} vCPUs asked, {max(free, 0)} free"
+
+
+def _memory(host: Capacity, demand: Demand) -> str | None:
+    free = host.free.memory_mib
+    if demand.memory_mib <= free:
+        return None
+    return f"{demand.memory_mib} MiB of memory asked, {max(free, 0)} MiB free"
+
+
+def _disk(host: Capacity, demand: Demand) -> str | None:
+    free = host.free.disk_gib
+    if demand.disk_gib <= free:
+        return None
+    return f"{demand.disk_gib} GiB of disk asked, {max(free, 0)} GiB free"
+
+
+def _ports(host: Capacity, _demand: Demand) -> str | None:
+    return None if host.free_ports > 0 else NO_PORT
+
+
+RULES: tuple[Rule, ...] = (_enabled, _cpu, _memory, _disk, _ports)
+
+
+def waste(host: Capacity, demand: Demand) -> float:
+    """Return the mean share of CPU and memory that stays free when the server is placed there."""
+    cpu_total = max(host.vcpus * host.cpu_overcommit, 1)
+    memory_total = max(host.memory_mib * host.memory_overcommit, 1)
+    free = host.free
+    return (
+        (free.vcpus - demand.vcpus) / cpu_total + (free.memory_mib - demand.memory_mib) / memory_total
+    ) / 2
+
+
+def place(demand: Demand, hosts: Sequence[Capacity]) -> Verdict:
+    """Judge every host and choose the fitting one with the least waste (then by name)."""
+    opinions = []
+    for host in sorted(hosts, key=lambda h: h.name):
+        reasons = [reason for rule in RULES if (reason := rule(host, demand))]
+        opinions.append(
+            Opinion(
+                host.host_id,
+                host.name,
+                "; ".join(reasons) or None,
+                None if reasons else round(waste(host, demand), 4),
+            )
+        )
+    fitting = [opinion for opinion in opinions if opinion.waste is not None]
+    chosen = min(fitting, key=lambda o: (o.waste or 0.0, o.host), default=None)
+    return Verdict(chosen.host_id if chosen else None, tuple(opinions))
+
+
+def require_chosen(verdict: Verdict) -> UUID:
+    """Return the chosen host.
+
+    Raises:
+        ForwardPortsExhausted: only forward ports were missing.
+        NoHostFits: otherwise; the sentence names every host and its reasons.
+    """
+    if verdict.chosen is not None:
+        return verdict.chosen
+    if not verdict.opinions:
+        raise NoHostFits("There is no host yet: add one with `innkeeper host add NAME URI`.")
+    reasons = "; ".join(f"{o.host}: {o.refused}" for o in verdict.opinions)
+    if all(o.refused == NO_PORT for o in verdict.opinions):
+        raise ForwardPortsExhausted(
+            f"No forward port is free on any host ({reasons}): delete a server or add a host."
+        )
+    raise NoHostFits(f"No host can take this server ({reasons}): ask for less or add a host.")

@@ -1,0 +1,42 @@
+"""Quota arithmetic: what a project may hold, what it holds, what a request adds."""
+
+from dataclasses import dataclass, fields
+
+from innkeeper.errors import QuotaExceeded
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """Countable things of a project."""
+
+    servers: int
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+
+
+_NOUNS = {
+    "servers": "servers",
+    "vcpus": "vCPUs",
+    "memory_mib": "MiB of memory",
+    "disk_gib": "GiB of disk",
+}
+
+
+def require_within(limit: Amounts, used: Amounts, asked: Amounts) -> None:
+    """Pass when `used + asked` stays within `limit` (a limit of -1 is none).
+
+    Raises:
+        QuotaExceeded: the sentence names every limit that would be broken.
+    """
+    broken = []
+    for entry in fields(Amounts):
+        maximum, held = getattr(limit, entry.name), getattr(used, entry.name)
+        wanted = getattr(asked, entry.name)
+        if 0 <= maximum < held + wanted:
+            broken.append(f"{held} of {maximum} {_NOUNS[entry.name]} in use, {wanted} more asked")
+    if broken:
+        raise QuotaExceeded(
+            f"The project's quota does not cover this: {'; '.join(broken)}. "
+            "Delete servers or ask an operator to raise the quota."
+        )

@@ -1,0 +1,177 @@
+"""What people may ask for: validated request models, shared by API, CLI, Prefect forms and tests."""
+
+import base64
+import binascii
+import re
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+Name = Annotated[
+    str, StringConstraints(pattern=r"^[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$", min_length=1, max_length=63)
+]
+"""An RFC 1123 host label that starts with a letter: it becomes the guest's hostname."""
+
+_KEY_TYPES = frozenset(
+    {
+        "ssh-ed25519",
+        "ssh-rsa",
+        "ecdsa-sha2-nistp256",
+        "ecdsa-sha2-nistp384",
+        "ecdsa-sha2-nistp521",
+        "sk-ssh-ed25519@openssh.com",
+        "sk-ecdsa-sha2-nistp256@openssh.com",
+    }
+)
+_PACKAGE = re.compile(r"^[a-z0-9][a-z0-9+.-]{0,127}\Z")
+_PRINTABLE = re.compile(r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]*\Z")
+USER_DATA_LIMIT = 65536
+
+
+def check_ssh_key(value: str) -> str:
+    """Return the key on one line, or raise ValueError saying what is wrong with it.
+
+    The blob has to decode and name its own type (RFC 4253, section 6.6).
+    """
+    text = value.strip()
+    if not _PRINTABLE.match(text):
+        raise ValueError("an SSH public key is one line without control characters")
+    parts = text.split(None, 2)
+    if len(parts) < 2 or parts[0] not in _KEY_TYPES:  # noqa: PLR2004 - type and blob
+        raise ValueError("an SSH public key looks like 'ssh-ed25519 AAAA… comment'")
+    try:
+        blob = base64.b64decode(parts[1], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("the SSH public key is not valid base64") from error
+    length = int.from_bytes(blob[:4], "big")
+    if blob[4 : 4 + length] != parts[0].encode() or len(blob) <= 4 + length:
+        raise ValueError("the SSH public key's content does not match its type")
+    return text
+
+
+def check_package(value: str) -> str:
+    """Return a Debian package name, or raise ValueError (Debian Policy 5.6.1)."""
+    if not _PACKAGE.match(value):
+        raise ValueError("a package name has lower-case letters, digits, '+', '-' and '.' only")
+    return value
+
+
+def check_line(value: str) -> str:
+    """Return the text, or raise ValueError when it has control characters."""
+    if not _PRINTABLE.match(value):
+        raise ValueError("control characters are not allowed here")
+    return value
+
+
+SshKey = Annotated[str, StringConstraints(max_length=16384), AfterValidator(check_ssh_key)]
+Package = Annotated[str, AfterValidator(check_package)]
+Line = Annotated[str, StringConstraints(max_length=1024), AfterValidator(check_line)]
+
+
+class RoleRequest(BaseModel):
+    """An Ansible role to apply to the server, with its variables."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+    variables: dict[str, Any] = Field(default_factory=dict)
+
+
+class ServerRequest(BaseModel):
+    """A request for one server."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = Field(description="Host name of the server, unique in its project")
+    image: Annotated[str, StringConstraints(max_length=128), AfterValidator(check_line)] = Field(
+        default="debian", description="Name of a ready image"
+    )
+    plan: Annotated[str, StringConstraints(max_length=64), AfterValidator(check_line)] = Field(
+        default="small", description="Name of a plan: vCPUs, memory and disk"
+    )
+    disk_gib: int | None = Field(
+        default=None, ge=1, le=65536, description="Root disk in GiB, when other than the plan's"
+    )
+    ssh_keys: list[SshKey] = Field(
+        default_factory=list, max_length=32, description="Public keys that may log in"
+    )
+    packages: list[Package] = Field(
+        default_factory=list, max_length=256, description="Packages to install at first boot"
+    )
+    runcmd: list[Line | list[Line]] = Field(
+        default_factory=list, max_length=256, description="Commands to run once, at first boot"
+    )
+    user_data: str | None = Field(
+        default=None,
+        max_length=USER_DATA_LIMIT,
+        description="cloud-config (#cloud-config) merged over ours, or a script (#!)",
+    )
+    roles: list[RoleRequest] = Field(
+        default_factory=list, max_length=32, description="Ansible roles besides the base role"
+    )
+    static_address: bool = Field(
+        default=False, description="Write the address into the guest instead of asking DHCP"
+    )
+    root_password: bool = Field(
+        default=False, description="Make a root password for the console; it is shown once"
+    )
+    description: Line = Field(default="", description="Free text, shown in lists")
+
+    @field_validator("user_data")
+    @classmethod
+    def _user_data_is_known(cls, value: str | None) -> str | None:
+        if value is None or value.startswith("#!"):
+            if value and "\x00" in value:
+                raise ValueError("user-data must not contain NUL")
+            return value
+        if not value.startswith("#cloud-config"):
+            raise ValueError("user-data starts with '#cloud-config' or '#!'")
+        try:
+            document = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError("user-data is not valid YAML") from error
+        if document is not None and not isinstance(document, dict):
+            raise ValueError("cloud-config is a YAML mapping")
+        return value
+
+
+class RebuildRequest(BaseModel):
+    """Fresh root disk, same identity and address."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str | None = Field(default=None, max_length=128, description="Another ready image")
+
+
+class RebootRequest(BaseModel):
+    """How to reboot."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Literal["soft", "hard"] = Field(
+        default="soft", description="soft asks the guest first; hard pulls the plug"
+    )
+
+
+class StopRequest(BaseModel):
+    """How long to wait for the guest, in seconds, before the next, harsher way."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    agent_seconds: float | None = Field(default=None, ge=0, le=3600)
+    acpi_seconds: float | None = Field(default=None, ge=0, le=3600)
+
+
+class ConfigureRequest(BaseModel):
+    """Roles to apply to a running server."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    roles: list[RoleRequest] = Field(default_factory=list, max_length=32)
+
+
+class NoParameters(BaseModel):
+    """A verb without parameters."""
+
+    model_config = ConfigDict(extra="forbid")

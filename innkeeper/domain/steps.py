@@ -1,0 +1,57 @@
+"""The journaled steps of every verb, in order; progress, resume and the kill matrix rest on it."""
+
+from enum import StrEnum
+
+from innkeeper.domain.lifecycle import Verb
+
+STEPS: dict[Verb, tuple[str, ...]] = {
+    Verb.CREATE: (
+        "substrate",
+        "volume",
+        "seed",
+        "domain",
+        "lease",
+        "forward",
+        "start",
+        "reachable",
+        "configure",
+        "verify",
+    ),
+    Verb.START: ("start", "answer"),
+    Verb.STOP: ("stop",),
+    Verb.REBOOT: ("reboot", "answer"),
+    Verb.REBUILD: (
+        "new-volume",
+        "new-seed",
+        "halt",
+        "switch",
+        "start",
+        "reachable",
+        "configure",
+        "verify",
+        "adopt-volume",
+        "old-volume",
+    ),
+    Verb.CONFIGURE: ("configure",),
+    Verb.DELETE: (
+        "power-off",
+        "remove-forward",
+        "remove-lease",
+        "undefine",
+        "remove-seed",
+        "remove-volume",
+        "prove-gone",
+    ),
+}
+
+
+class ArtifactKind(StrEnum):
+    """What may exist outside the database because of us."""
+
+    DOMAIN = "domain"
+    VOLUME = "volume"
+    SEED = "seed"
+    NVRAM = "nvram"
+    FORWARD = "forward"
+    LEASE = "lease"
+    STATE = "terraform-state"
