@@ -1,0 +1,201 @@
+"""Read models: what API, CLI and tasks see of the database. They carry no secrets."""
+
+from datetime import datetime
+from typing import Any, Generic, Literal, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from innkeeper.domain.lifecycle import Phase, Status, Verb
+
+T = TypeVar("T")
+Role = Literal["admin", "operator", "user"]
+
+
+class View(BaseModel):
+    """Base of the read models."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+
+class Page(BaseModel, Generic[T]):
+    """One page of a list; `next_cursor` is to be passed as `cursor` for the next one."""
+
+    items: list[T]
+    next_cursor: str | None = None
+
+
+class Principal(View):
+    """Who is asking: an API key's name, role and project (None: all projects)."""
+
+    key_id: UUID | None
+    name: str
+    role: Role
+    project_id: UUID | None
+
+
+class ServerView(View):
+    """A server as people see it."""
+
+    id: UUID
+    name: str
+    project_id: UUID
+    project: str
+    status: Status
+    operation_id: UUID | None
+    host: str | None
+    image: str
+    plan: str
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    address: str | None
+    mac: str | None
+    edge_address: str | None
+    ssh_port: int | None
+    ssh_user: str
+    host_key: str
+    fault: str | None
+    description: str
+    root_password_available: bool
+    allowed: list[Verb]
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None
+
+
+class StepView(View):
+    """One step of an operation."""
+
+    name: str
+    ordinal: int
+    state: str
+    attempt: int
+    tries: int
+    detail: str | None
+    progress: float | None
+    begun_at: datetime
+    ended_at: datetime | None
+
+
+class OperationView(View):
+    """An operation and where it is."""
+
+    id: UUID
+    project_id: UUID
+    server_id: UUID
+    server: str
+    verb: Verb
+    phase: Phase
+    undoing: bool
+    attempt: int
+    actor: str
+    flow_run_id: UUID | None
+    cancel_requested: bool
+    verdict: dict[str, Any] | None
+    error: str | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    step_names: list[str]
+    steps: list[StepView]
+
+
+class HostView(View):
+    """A host, its size and what is reserved of it."""
+
+    id: UUID
+    name: str
+    uri: str
+    channel: str
+    edge_address: str
+    pool_path: str
+    virt_type: str
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    cpu_overcommit: float
+    memory_overcommit: float
+    enabled: bool
+    reachable: bool
+    reserved_vcpus: int = 0
+    reserved_memory_mib: int = 0
+    reserved_disk_gib: int = 0
+    servers: int = 0
+    created_at: datetime
+
+
+class ImageView(View):
+    """An image and how far its import is."""
+
+    id: UUID
+    name: str
+    source: str
+    phase: Literal["pending", "importing", "preparing", "ready", "failed"]
+    progress: float
+    error: str | None
+    expected_sha256: str | None
+    sha256: str | None
+    size_bytes: int | None
+    virtual_size_bytes: int | None
+    login_user: str
+    created_at: datetime
+
+
+class PlanView(View):
+    """A named size."""
+
+    id: UUID
+    name: str
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    price_per_hour: float
+
+
+class QuotaView(View):
+    """Limits (-1: none) and use of a project."""
+
+    servers: int
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    used_servers: int = 0
+    used_vcpus: int = 0
+    used_memory_mib: int = 0
+    used_disk_gib: int = 0
+
+
+class ProjectView(View):
+    """A project."""
+
+    id: UUID
+    name: str
+    created_at: datetime
+
+
+class EventView(View):
+    """An entry of the audit trail."""
+
+    id: int
+    at: datetime
+    actor: str
+    kind: str
+    project_id: UUID | None
+    server_id: UUID | None
+    operation_id: UUID | None
+    reason: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class ApiKeyView(View):
+    """An API key without the key."""
+
+    id: UUID
+    name: str
+    role: Role
+    project_id: UUID | None
+    created_at: datetime
+    last_used_at: datetime | None
+    revoked_at: datetime | None
