@@ -1,0 +1,1 @@
+"""The programs of one machine, run on loopback under supervisord."""
