@@ -1,0 +1,76 @@
+"""`innkeeper lab …`: disposable libvirt hosts on this machine."""
+
+import os
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from innkeeper.lab.fleet import Lab
+from innkeeper.settings import settings
+
+app = typer.Typer(no_args_is_help=True, help="Disposable libvirt hosts on this machine.")
+
+
+@app.command()
+def up(
+    hosts: Annotated[int, typer.Option(min=1, max=99, help="How many hosts.")] = 2,
+) -> None:
+    """Bring the hosts up, or heal them; fast when they are."""
+    for host in Lab().up(hosts):
+        typer.echo(f"{host.name}  {host.uri}  edge {host.edge_address}")
+
+
+@app.command()
+def down(
+    purge: Annotated[
+        bool, typer.Option("--purge", help="Delete the hosts' folders and disks, too.")
+    ] = False,
+) -> None:
+    """Take all hosts down, their guests included."""
+    Lab().down(purge=purge)
+
+
+@app.command()
+def status() -> None:
+    """Show the hosts and whether their libvirtd answers."""
+    lab = Lab()
+    table = Table("host", "state", "edge address", "libvirt URI")
+    for host in lab.hosts():
+        state = "up" if lab.running(host.name) else "down"
+        table.add_row(host.name, state, host.edge_address, host.uri)
+    Console(soft_wrap=True).print(table)
+
+
+@app.command()
+def restart(host: Annotated[str, typer.Argument(help="Name of the host, e.g. lab1.")]) -> None:
+    """Restart a host's libvirtd; its guests keep running."""
+    Lab().restart(host)
+
+
+@app.command(
+    name="exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+def execute(
+    host: Annotated[str, typer.Argument(help="Name of the host, e.g. lab1.")],
+    argv: Annotated[list[str], typer.Argument(help="Program and arguments, after --.")],
+) -> None:
+    """Run a program inside a host."""
+    raise typer.Exit(Lab().exec(host, argv))
+
+
+@app.command()
+def ssh(
+    address: Annotated[str, typer.Argument(help="Edge address of the server's host.")],
+    port: Annotated[int, typer.Option(help="The server's forward.")],
+    user: Annotated[str, typer.Option(help="User in the guest.")] = "debian",
+    known_hosts: Annotated[
+        str, typer.Option(help="File with the guest's host key; checked strictly.")
+    ] = "",
+) -> None:
+    """Log in to a guest over its forward with Innkeeper's own key."""
+    argv = ["ssh", "-p", str(port), "-i", str(settings().identity_file), "-o", "IdentitiesOnly=yes"]
+    if known_hosts:
+        argv += ["-o", f"UserKnownHostsFile={known_hosts}", "-o", "StrictHostKeyChecking=yes"]
+    os.execvp("ssh", [*argv, f"{user}@{address}"])  # noqa: S606 - ssh takes this terminal over
