@@ -57,7 +57,8 @@ def execute(
     argv: Annotated[list[str], typer.Argument(help="Program and arguments, after --.")],
 ) -> None:
     """Run a program inside a host."""
-    raise typer.Exit(Lab().exec(host, argv))
+    program = argv[1:] if argv[0] == "--" else argv  # click hands the separator on
+    raise typer.Exit(Lab().exec(host, program))
 
 
 @app.command()

@@ -35,8 +35,8 @@ class SimulatedChannel:
             text = input.decode() if isinstance(input, bytes) else input or ""
             json.loads(text)  # nft would refuse it, too
             replace_file(self.ruleset, text.encode())
-        elif list(argv[:4]) == ["nft", "-j", "list", "map"]:
-            out = self._map(argv[6])
+        elif list(argv[:4]) == ["nft", "-j", "list", "table"]:
+            out = self._table()
             if not out:
                 err, code = "Error: No such file or directory", 1
         return CommandResult(tuple(argv), code, out, err)
@@ -59,12 +59,12 @@ class SimulatedChannel:
     def _file(self, path: str) -> Path:
         return self.folder / "files" / path.lstrip("/")
 
-    def _map(self, name: str) -> str:
-        """Return the map as `nft -j list map` would show it; "" when its table is not loaded."""
+    def _table(self) -> str:
+        """Return the table as `nft -j list table` would show it; "" when none is loaded."""
         try:
             commands: list[dict[str, Any]] = json.loads(self.ruleset.read_text())["nftables"]
         except FileNotFoundError:
             return ""
-        found = [c["add"]["map"] for c in commands if c.get("add", {}).get("map")]
-        shown = [{"map": entry} for entry in found if entry["name"] == name]
-        return json.dumps({"nftables": shown}) if shown else ""
+        if "delete" in commands[-1]:
+            return ""
+        return json.dumps({"nftables": [c["add"] for c in commands if "add" in c]})
