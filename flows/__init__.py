@@ -1,0 +1,1 @@
+"""Prefect flows: one verb a file, the graph reads top to bottom."""

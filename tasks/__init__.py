@@ -1,0 +1,1 @@
+"""Prefect tasks, by the system they touch; each undo stands right beneath its do."""

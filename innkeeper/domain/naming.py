@@ -29,9 +29,20 @@ def rebuilt_volume(server_id: UUID, operation_id: UUID) -> str:
     return f"{server_id}-root-{short(operation_id)}.qcow2"
 
 
-def seed_volume(server_id: UUID) -> str:
-    """Return the name of the NoCloud seed."""
-    return f"{server_id}-seed.iso"
+def seed_of(volume: str) -> str:
+    """Return the name of the NoCloud seed that belongs to a root disk.
+
+    A rebuilt disk has a seed of its own, so that undoing a rebuild touches neither old file.
+    """
+    return volume.replace("-root", "-seed", 1).removesuffix(".qcow2") + ".iso"
+
+
+def server_of(volume: str) -> UUID | None:
+    """Return the server that a volume of ours belongs to, or None when the name is not ours."""
+    try:
+        return UUID(volume[:36]) if volume[36:41] in {"-root", "-seed"} else None
+    except ValueError:
+        return None
 
 
 def mac_address(server_id: UUID, index: int = 0) -> str:

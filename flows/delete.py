@@ -1,0 +1,38 @@
+"""Delete a server."""
+
+from uuid import UUID
+
+from prefect import flow
+
+from innkeeper.domain.lifecycle import Verb
+from tasks.edge import close_forward
+from tasks.guest import power_off, prove_gone, undefine_domain
+from tasks.network import remove_lease
+from tasks.operation import operation
+from tasks.seed import delete_seed
+from tasks.storage import delete_volume
+
+
+@flow(name="delete-server")
+async def delete_server(
+    server: str | None = None,
+    operation_id: UUID | None = None,
+    project: str = "default",
+) -> None:
+    """Remove every trace of a server from its host, and prove it.
+
+    Args:
+        server: name or id of the server; fill this in when starting from the Prefect UI.
+        operation_id: set by API and CLI, whose request is accepted already; leave empty here.
+        project: name of the project that owns the server.
+    """
+    async with operation(
+        Verb.DELETE, None, operation_id, server=server, project=project
+    ) as claim:
+        await power_off(claim)
+        await close_forward(claim)
+        await remove_lease(claim)
+        await undefine_domain(claim)
+        await delete_seed(claim)
+        await delete_volume(claim)
+        await prove_gone(claim)

@@ -1,0 +1,123 @@
+"""NoCloud documents: what a guest is told at its first boot.
+
+Formats: cloud-init's NoCloud datasource, cloud-config modules and network-config version 2.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+from typing import Any
+
+import yaml
+
+SCRIPT_PATH = "/var/lib/innkeeper/user-script"
+_OURS_ONLY = ("ssh_keys", "ssh_deletekeys", "hostname")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that makes a guest this guest."""
+
+    instance_id: str
+    hostname: str
+    login_user: str
+    ssh_keys: Sequence[str]
+    host_key_private: str = field(repr=False)
+    host_key_public: str
+    packages: Sequence[str] = ()
+    runcmd: Sequence[Any] = ()
+    user_data: str | None = field(default=None, repr=False)
+    root_password_hash: str | None = field(default=None, repr=False)
+    mac: str | None = None
+    static_address: str | None = None
+    cidr: str | None = None
+
+
+def _ours(identity: Identity) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "hostname": identity.hostname,
+        "preserve_hostname": False,
+        "manage_etc_hosts": True,
+        "ssh_pwauth": False,
+        "disable_root": True,
+        "ssh_deletekeys": True,
+        "ssh_keys": {
+            "ed25519_private": identity.host_key_private,
+            "ed25519_public": identity.host_key_public,
+        },
+        "users": [
+            {
+                "name": identity.login_user,
+                "sudo": "ALL=(ALL) NOPASSWD:ALL",
+                "shell": "/bin/bash",
+                "lock_passwd": True,
+                "ssh_authorized_keys": list(identity.ssh_keys),
+            }
+        ],
+        "runcmd": list(identity.runcmd),
+    }
+    if identity.packages:
+        config["package_update"] = True
+        config["packages"] = list(identity.packages)
+    if identity.root_password_hash:
+        config["chpasswd"] = {
+            "expire": False,
+            "users": [{"name": "root", "password": identity.root_password_hash, "type": "hash"}],
+        }
+    return config
+
+
+def merge(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `theirs` over `ours`: mappings merge, lists append, anything else is replaced.
+
+    cloud-init's own merge would be `list(append)+dict(recurse_dict)+str()`.
+    """
+    merged = dict(ours)
+    for key, value in theirs.items():
+        mine = merged.get(key)
+        if isinstance(mine, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(mine, value)
+        elif isinstance(mine, list) and isinstance(value, list):
+            merged[key] = [*mine, *value]
+        else:
+            merged[key] = value
+    return merged
+
+
+def user_data(identity: Identity) -> str:
+    """Return the cloud-config: ours, with the user's merged over it.
+
+    The host key, its protection and the hostname stay ours: the first login is verified by them.
+    A user's script runs at the end of the first boot.
+    """
+    config = _ours(identity)
+    text = identity.user_data or ""
+    if text.startswith("#!"):
+        script = {"path": SCRIPT_PATH, "permissions": "0700", "content": text}
+        config = merge(config, {"write_files": [script], "runcmd": [[SCRIPT_PATH]]})
+    elif text:
+        theirs = yaml.safe_load(text) or {}
+        config = merge(config, {k: v for k, v in theirs.items() if k not in _OURS_ONLY})
+    return "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def meta_data(identity: Identity) -> str:
+    """Return the NoCloud meta-data."""
+    return yaml.safe_dump(
+        {"instance-id": identity.instance_id, "local-hostname": identity.hostname}, sort_keys=False
+    )
+
+
+def network_config(identity: Identity) -> str | None:
+    """Return a network-config with the fixed address, or None when DHCP gives it."""
+    if not identity.static_address or not identity.cidr:
+        return None
+    network = IPv4Network(identity.cidr)
+    gateway = str(network[1])
+    interface = {
+        "match": {"macaddress": identity.mac},
+        "addresses": [f"{identity.static_address}/{network.prefixlen}"],
+        "routes": [{"to": "default", "via": gateway}],
+        "nameservers": {"addresses": [gateway]},
+    }
+    return yaml.safe_dump({"version": 2, "ethernets": {"primary": interface}}, sort_keys=False)

@@ -1,0 +1,439 @@
+"""Acceptance: validate, check the quota, place, reserve and journal, in one transaction.
+
+Every way in (API, CLI, Prefect UI) comes through here, so 50 parallel requests against a quota of
+10 give exactly 10 servers. Locks are taken in one order: project, then hosts by id.
+"""
+
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import bcrypt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import BaseModel
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from innkeeper.configuration import catalogue
+from innkeeper.contracts import REQUESTS
+from innkeeper.db.models import (
+    Address,
+    Disk,
+    Host,
+    Image,
+    Network,
+    Nic,
+    Operation,
+    Plan,
+    PortForward,
+    Project,
+    Server,
+    now,
+)
+from innkeeper.db.session import transaction
+from innkeeper.domain import addressing, naming
+from innkeeper.domain.lifecycle import Phase, Status, Verb, require_allowed
+from innkeeper.domain.placement import Capacity, Demand, Verdict, place, require_chosen
+from innkeeper.domain.quotas import Amounts, require_within
+from innkeeper.domain.specs import ConfigureRequest, RebuildRequest, RoleRequest, ServerRequest
+from innkeeper.errors import (
+    Conflict,
+    ForwardPortsExhausted,
+    InvalidRequest,
+    NoHostFits,
+    NotFound,
+)
+from innkeeper.services import events
+from innkeeper.services.operations import view
+from innkeeper.services.views import OperationView
+from innkeeper.settings import settings
+
+
+@dataclass(frozen=True)
+class _Secrets:
+    """Made before the transaction, so that locks are not held meanwhile."""
+
+    host_key_private: str
+    host_key_public: str
+    root_password: str | None
+    root_password_hash: str | None
+
+
+def _make_secrets(*, with_password: bool) -> _Secrets:
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.OpenSSH,
+        serialization.NoEncryption(),
+    ).decode()
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    password = secrets.token_urlsafe(18) if with_password else None
+    hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(rounds=10)) if password else None
+    return _Secrets(private, public.decode(), password, hashed.decode() if hashed else None)
+
+
+def _digest(verb: Verb, subject: str, body: dict[str, Any]) -> str:
+    text = json.dumps([verb, subject, body], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _repeated(session: Session, project_id: UUID, key: str | None, digest: str) -> Operation | None:
+    """Return the operation that this idempotency key already made."""
+    if key is None:
+        return None
+    operation = session.scalar(
+        select(Operation).where(
+            Operation.project_id == project_id, Operation.idempotency_key == key
+        )
+    )
+    if operation is not None and operation.request_hash != digest:
+        raise Conflict(
+            "This idempotency key was used for another request: send a new key, or the same body."
+        )
+    return operation
+
+
+def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
+    """Return what a project's servers hold now."""
+    row = session.execute(
+        select(
+            func.count(Server.id),
+            func.coalesce(func.sum(Server.vcpus), 0),
+            func.coalesce(func.sum(Server.memory_mib), 0),
+            func.coalesce(func.sum(Server.disk_gib), 0),
+        ).where(Server.project_id == project_id, Server.reserved)
+    ).one()
+    return Amounts(*(int(value) for value in row))
+
+
+def capacities(session: Session, *, lock: bool) -> list[Capacity]:
+    """Return every host's capacity; with `lock` the host rows are held until the commit."""
+    statement = select(Host).order_by(Host.id)
+    hosts = session.scalars(statement.with_for_update() if lock else statement).all()
+    held = {
+        row[0]: Demand(int(row[1]), int(row[2]), int(row[3]))
+        for row in session.execute(
+            select(
+                Server.host_id,
+                func.sum(Server.vcpus),
+                func.sum(Server.memory_mib),
+                func.sum(Server.disk_gib),
+            )
+            .where(Server.reserved)
+            .group_by(Server.host_id)
+        )
+    }
+    ports = dict(
+        session.execute(
+            select(PortForward.host_id, func.count(PortForward.id)).group_by(PortForward.host_id)
+        ).tuples()
+    )
+    first, last = settings().forward_ports
+    return [
+        Capacity(
+            host.id,
+            host.name,
+            host.enabled and host.reachable,
+            host.vcpus,
+            host.memory_mib,
+            host.disk_gib,
+            host.cpu_overcommit,
+            host.memory_overcommit,
+            held.get(host.id, Demand(0, 0, 0)),
+            last - first + 1 - ports.get(host.id, 0) if host.virt_type != "test" else 1,
+        )
+        for host in hosts
+    ]
+
+
+def ready_image(session: Session, name: str) -> Image:
+    """Return a usable image, or raise NotFound / InvalidRequest with the way out."""
+    image = session.scalar(select(Image).where(Image.name == name))
+    if image is None:
+        raise NotFound(f"There is no image '{name}': see `innkeeper image list`.")
+    if image.phase != "ready":
+        raise InvalidRequest(f"Image '{name}' is {image.phase}, not ready: wait or choose another.")
+    return image
+
+
+def _check_disk(image: Image, disk_gib: int) -> None:
+    needed = -(-(image.virtual_size_bytes or 0) // (1 << 30))
+    if disk_gib < needed:
+        raise InvalidRequest(
+            f"Image '{image.name}' needs a disk of {needed} GiB or more, {disk_gib} asked."
+        )
+
+
+def _network(session: Session, project_id: UUID, host_id: UUID) -> Network:
+    network = session.scalar(
+        select(Network).where(Network.project_id == project_id, Network.host_id == host_id)
+    )
+    if network is None:
+        taken = session.scalars(select(Network.cidr)).all()
+        network = Network(
+            project_id=project_id,
+            host_id=host_id,
+            name=naming.network_name(project_id),
+            bridge=naming.bridge_name(project_id, host_id),
+            cidr=addressing.free_network(settings().guest_networks, taken),
+        )
+        session.add(network)
+        session.flush()
+    return network
+
+
+def _connect(session: Session, server: Server, host: Host) -> None:
+    """Allocate NIC, address and forward."""
+    network = _network(session, server.project_id, host.id)
+    nic = Nic(
+        server_id=server.id, network_id=network.id, mac=naming.mac_address(server.id)
+    )
+    session.add(nic)
+    session.flush()
+    taken = session.scalars(select(Address.ip).where(Address.network_id == network.id)).all()
+    ip = addressing.free_address(network.cidr, taken)
+    session.add(Address(network_id=network.id, nic_id=nic.id, ip=ip))
+    used = session.scalars(select(PortForward.port).where(PortForward.host_id == host.id)).all()
+    ports = settings().forward_ports if host.virt_type != "test" else (2200, 65535)
+    session.add(
+        PortForward(host_id=host.id, server_id=server.id, port=addressing.free_port(ports, used))
+    )
+
+
+def check_roles(roles: list[RoleRequest]) -> None:
+    """Refuse unknown roles and wrong variables before anything is made."""
+    for role in roles:
+        catalogue.validate(role.name, role.variables)
+
+
+def create_server(
+    request: ServerRequest, *, project_id: UUID, actor: str, idempotency_key: str | None = None
+) -> OperationView:
+    """Accept a request for a server and return its queued operation.
+
+    Raises:
+        QuotaExceeded, NoHostFits, ForwardPortsExhausted, NotFound, InvalidRequest, Conflict:
+            nothing was reserved. A refusal by placement is kept as an event with its verdict.
+    """
+    check_roles(request.roles)
+    made = _make_secrets(with_password=request.root_password)
+    verdicts: list[Verdict] = []
+    try:
+        with transaction() as session:
+            return _create(session, request, made, project_id, actor, idempotency_key, verdicts)
+    except (NoHostFits, ForwardPortsExhausted) as refusal:
+        with transaction() as session:
+            events.record(
+                session,
+                "server.refused",
+                actor=actor,
+                project_id=project_id,
+                reason=str(refusal),
+                after=verdicts[-1].as_dict() if verdicts else None,
+            )
+        raise
+    except IntegrityError as error:
+        raise Conflict(f"Server '{request.name}' exists already: choose another name.") from error
+
+
+def _create(
+    session: Session,
+    request: ServerRequest,
+    made: _Secrets,
+    project_id: UUID,
+    actor: str,
+    key: str | None,
+    verdicts: list[Verdict],
+) -> OperationView:
+    body = request.model_dump(mode="json")
+    digest = _digest(Verb.CREATE, request.name, body)
+    project = session.scalar(
+        select(Project).where(Project.id == project_id).with_for_update(of=Project)
+    )
+    if project is None:
+        raise NotFound("There is no such project.")
+    if repeated := _repeated(session, project_id, key, digest):
+        return view(session, repeated)
+    if session.scalar(
+        select(Server.id).where(
+            Server.project_id == project_id,
+            Server.name == request.name,
+            Server.status != Status.DELETED,
+        )
+    ):
+        raise Conflict(f"Server '{request.name}' exists already: choose another name.")
+    plan = session.scalar(select(Plan).where(Plan.name == request.plan))
+    if plan is None:
+        raise NotFound(f"There is no plan '{request.plan}': see `innkeeper plan list`.")
+    image = ready_image(session, request.image)
+    demand = Demand(plan.vcpus, plan.memory_mib, request.disk_gib or plan.disk_gib)
+    _check_disk(image, demand.disk_gib)
+    quota = project.quota
+    require_within(
+        Amounts(quota.servers, quota.vcpus, quota.memory_mib, quota.disk_gib),
+        reserved_by_project(session, project_id),
+        Amounts(1, demand.vcpus, demand.memory_mib, demand.disk_gib),
+    )
+    verdict = place(demand, capacities(session, lock=True))
+    verdicts.append(verdict)
+    host = session.get_one(Host, require_chosen(verdict))
+    server = _server(request, made, project_id, host, image, plan, demand)
+    session.add(server)
+    session.flush()
+    session.add(
+        Disk(
+            server_id=server.id,
+            volume=naming.root_volume(server.id),
+            image_id=image.id,
+            size_gib=demand.disk_gib,
+        )
+    )
+    _connect(session, server, host)
+    operation = Operation(
+        project_id=project_id,
+        server_id=server.id,
+        verb=Verb.CREATE,
+        actor=actor,
+        idempotency_key=key,
+        request_hash=digest,
+        request={"image": image.name, "plan": plan.name},
+        previous_status=Status.REQUESTED,
+        verdict=verdict.as_dict(),
+    )
+    session.add(operation)
+    session.flush()
+    server.operation_id = operation.id
+    events.record(
+        session,
+        "server.create.accepted",
+        actor=actor,
+        project_id=project_id,
+        server_id=server.id,
+        operation_id=operation.id,
+        reason=f"placed on {host.name}",
+        after={"status": Status.REQUESTED, "host": host.name},
+    )
+    return view(session, operation)
+
+
+def _server(
+    request: ServerRequest,
+    made: _Secrets,
+    project_id: UUID,
+    host: Host,
+    image: Image,
+    plan: Plan,
+    demand: Demand,
+) -> Server:
+    open_fields = {"ssh_keys", "packages", "runcmd", "static_address"}
+    return Server(
+        project_id=project_id,
+        name=request.name,
+        status=Status.REQUESTED,
+        host_id=host.id,
+        image_id=image.id,
+        plan_id=plan.id,
+        vcpus=demand.vcpus,
+        memory_mib=demand.memory_mib,
+        disk_gib=demand.disk_gib,
+        request=request.model_dump(mode="json", include=open_fields),
+        user_data=request.user_data,
+        role_requests=json.dumps([role.model_dump(mode="json") for role in request.roles]),
+        root_password=made.root_password,
+        root_password_hash=made.root_password_hash,
+        host_key_private=made.host_key_private,
+        host_key_public=made.host_key_public,
+        description=request.description,
+    )
+
+
+def request(
+    verb: Verb,
+    server_id: UUID,
+    body: BaseModel | None = None,
+    *,
+    project_id: UUID | None,
+    actor: str,
+    idempotency_key: str | None = None,
+) -> OperationView:
+    """Accept a verb on an existing server and return its queued operation.
+
+    Raises:
+        NotFound: no such server in the project.
+        Conflict: its status does not allow the verb, or another operation holds it.
+        InvalidRequest: the parameters contradict a rule.
+    """
+    body = body or REQUESTS[verb]()
+    if isinstance(body, ConfigureRequest):
+        check_roles(body.roles)
+    with transaction() as session:
+        server = session.get(Server, server_id, with_for_update=True)
+        if server is None or (project_id is not None and server.project_id != project_id):
+            raise NotFound("There is no such server: see `innkeeper server list`.")
+        plain = body.model_dump(mode="json")
+        digest = _digest(verb, str(server_id), plain)
+        if repeated := _repeated(session, server.project_id, idempotency_key, digest):
+            return view(session, repeated)
+        if server.operation_id is not None:
+            raise Conflict(
+                f"Operation {server.operation_id} is at work on '{server.name}': wait for it or "
+                "cancel it first."
+            )
+        require_allowed(verb, Status(server.status))
+        if isinstance(body, RebuildRequest) and body.image:
+            _check_disk(ready_image(session, body.image), server.disk_gib)
+        roles = plain.pop("roles", None)
+        operation = Operation(
+            id=uuid4(),
+            project_id=server.project_id,
+            server_id=server.id,
+            verb=verb,
+            actor=actor,
+            idempotency_key=idempotency_key,
+            request_hash=digest,
+            request=plain,
+            secret_request=json.dumps(roles) if roles is not None else None,
+            previous_status=server.status,
+        )
+        claimed = session.execute(
+            update(Server)
+            .where(
+                Server.id == server_id,
+                Server.operation_id.is_(None),
+                Server.status == server.status,
+            )
+            .values(operation_id=operation.id)
+        )
+        if claimed.rowcount != 1:  # type: ignore[attr-defined]
+            raise Conflict(f"Another operation took '{server.name}' just now: wait for it.")
+        session.add(operation)
+        session.flush()
+        events.record(
+            session,
+            f"server.{verb}.accepted",
+            actor=actor,
+            project_id=server.project_id,
+            server_id=server.id,
+            operation_id=operation.id,
+            before={"status": server.status},
+        )
+        if verb is Verb.DELETE and not server.reserved:
+            session.refresh(server)
+            _delete_record(server, operation)
+            session.flush()
+        return view(session, operation)
+
+
+def _delete_record(server: Server, operation: Operation) -> None:
+    """End the deletion of a server of which nothing exists but its row."""
+    server.status, server.deleted_at, server.operation_id = Status.DELETED, now(), None
+    operation.phase, operation.ended_at = Phase.SUCCEEDED, now()
+
+

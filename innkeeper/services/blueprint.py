@@ -1,0 +1,245 @@
+"""Everything that a step needs to know of one server, read in one query."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from innkeeper.contracts import Claim
+from innkeeper.db.models import (
+    Address,
+    Disk,
+    Host,
+    Image,
+    Network,
+    Nic,
+    Operation,
+    OperationStep,
+    PortForward,
+    Server,
+)
+from innkeeper.domain import naming
+from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.specs import RoleRequest
+from innkeeper.errors import NotFound
+
+
+@dataclass(frozen=True)
+class HostBlueprint:
+    """How to reach the host and what it offers."""
+
+    id: UUID
+    name: str
+    uri: str
+    channel: str
+    edge_address: str
+    pool_path: str
+    virt_type: str
+    images: tuple[str, ...]
+    substrate_fingerprint: str | None
+
+    @property
+    def simulated(self) -> bool:
+        """Tell whether this is libvirt's test driver: no guest runs there."""
+        return self.virt_type == "test"
+
+
+@dataclass(frozen=True)
+class NetworkBlueprint:
+    """The project's network on that host."""
+
+    id: UUID
+    name: str
+    bridge: str
+    cidr: str
+    substrate_fingerprint: str | None
+
+
+@dataclass(frozen=True)
+class ImageBlueprint:
+    """The image that the root disk stands on."""
+
+    id: UUID
+    name: str
+    path: str
+    sha256: str
+    virtual_size_bytes: int
+    login_user: str
+
+    @property
+    def volume(self) -> str:
+        """Name of the base volume on a host."""
+        return naming.image_volume(self.sha256)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """One server, its operation and what both stand on. Secrets are kept out of `repr`."""
+
+    server_id: UUID
+    project_id: UUID
+    operation_id: UUID
+    verb: Verb
+    attempt: int
+    actor: str
+    name: str
+    description: str
+    status: Status
+    previous_status: Status | None
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    host: HostBlueprint
+    network: NetworkBlueprint
+    image: ImageBlueprint
+    disk_image: ImageBlueprint
+    mac: str
+    ip: str
+    ssh_port: int
+    root_volume: str
+    ssh_keys: tuple[str, ...]
+    packages: tuple[str, ...]
+    runcmd: tuple[Any, ...]
+    static_address: bool
+    host_key_public: str
+    request: dict[str, Any]
+    verdict: dict[str, Any] | None
+    step_data: dict[str, Any] = field(default_factory=dict)
+    step_was_done: bool = False
+    roles: tuple[RoleRequest, ...] = field(default=(), repr=False)
+    user_data: str | None = field(default=None, repr=False)
+    host_key_private: str = field(default="", repr=False)
+    root_password_hash: str | None = field(default=None, repr=False)
+
+    @property
+    def claim(self) -> Claim:
+        """The claim under which this was read."""
+        return Claim(
+            operation_id=self.operation_id,
+            server_id=self.server_id,
+            verb=self.verb,
+            attempt=self.attempt,
+            actor=self.actor,
+        )
+
+    @property
+    def domain_name(self) -> str:
+        """Name of the libvirt domain."""
+        return naming.domain_name(self.server_id, self.name)
+
+    @property
+    def seed_volume(self) -> str:
+        """Name of the seed volume."""
+        return naming.seed_of(self.root_volume)
+
+    @property
+    def new_volume(self) -> str:
+        """Name of the root disk that this rebuild makes."""
+        return naming.rebuilt_volume(self.server_id, self.operation_id)
+
+    @property
+    def old_volume(self) -> str | None:
+        """Name of the root disk that this rebuild has replaced, once it is replaced."""
+        return self.request.get("old_volume")
+
+    @property
+    def adopted(self) -> bool:
+        """Tell whether this rebuild's disk is the server's root disk already."""
+        return self.root_volume == self.new_volume
+
+    @property
+    def disk_bytes(self) -> int:
+        """Size of the root disk in bytes."""
+        return self.disk_gib << 30
+
+
+def _image(row: Image) -> ImageBlueprint:
+    return ImageBlueprint(
+        row.id,
+        row.name,
+        row.path or "",
+        row.sha256 or "",
+        row.virtual_size_bytes or 0,
+        row.login_user,
+    )
+
+
+def load(
+    session: Session, operation_id: UUID, step: OperationStep | None = None, *, done: bool = False
+) -> Blueprint:
+    """Return the blueprint of an operation's server, with what `step` noted earlier.
+
+    Raises:
+        NotFound: the operation, or something that its server stands on, is not there.
+    """
+    row = session.execute(
+        select(Operation, Server, Host, Network, Nic, Address, PortForward, Disk, Image)
+        .join(Server, Server.id == Operation.server_id)
+        .join(Host, Host.id == Server.host_id)
+        .join(Nic, Nic.server_id == Server.id)
+        .join(Network, Network.id == Nic.network_id)
+        .join(Address, Address.nic_id == Nic.id)
+        .join(PortForward, PortForward.server_id == Server.id)
+        .join(Disk, Disk.server_id == Server.id)
+        .join(Image, Image.id == Server.image_id)
+        .where(Operation.id == operation_id)
+        .limit(1)
+    ).first()
+    if row is None:
+        raise NotFound(f"Operation {operation_id} has no server that could be worked on.")
+    operation, server, host, network, nic, address, forward, disk, image = row
+    disk_image = session.get(Image, disk.image_id) if disk.image_id != image.id else image
+    if wanted := operation.request.get("image"):  # a rebuild may ask for another image
+        image = session.scalars(select(Image).where(Image.name == wanted)).one_or_none() or image
+    roles = json.loads(operation.secret_request or server.role_requests or "[]")
+    return Blueprint(
+        server_id=server.id,
+        project_id=server.project_id,
+        operation_id=operation.id,
+        verb=Verb(operation.verb),
+        attempt=operation.attempt,
+        actor=operation.actor,
+        name=server.name,
+        description=server.description,
+        status=Status(server.status),
+        previous_status=Status(operation.previous_status) if operation.previous_status else None,
+        vcpus=server.vcpus,
+        memory_mib=server.memory_mib,
+        disk_gib=server.disk_gib,
+        host=HostBlueprint(
+            host.id,
+            host.name,
+            host.uri,
+            host.channel,
+            host.edge_address,
+            host.pool_path,
+            host.virt_type,
+            tuple(host.images),
+            host.substrate_fingerprint,
+        ),
+        network=NetworkBlueprint(
+            network.id, network.name, network.bridge, network.cidr, network.substrate_fingerprint
+        ),
+        image=_image(image),
+        disk_image=_image(disk_image or image),
+        mac=nic.mac,
+        ip=address.ip,
+        ssh_port=forward.port,
+        root_volume=disk.volume,
+        ssh_keys=tuple(server.request.get("ssh_keys", ())),
+        packages=tuple(server.request.get("packages", ())),
+        runcmd=tuple(server.request.get("runcmd", ())),
+        static_address=bool(server.request.get("static_address")),
+        host_key_public=server.host_key_public,
+        request=dict(operation.request),
+        verdict=operation.verdict,
+        step_data=dict(step.data) if step else {},
+        step_was_done=done,
+        roles=tuple(RoleRequest.model_validate(role) for role in roles),
+        user_data=server.user_data,
+        host_key_private=server.host_key_private or "",
+        root_password_hash=server.root_password_hash,
+    )

@@ -1,0 +1,56 @@
+"""The edge of a host as the database wants it, and the moment when the host is told."""
+
+from uuid import UUID
+
+from sqlalchemy import select, update
+
+from innkeeper.db.models import Address, Host, Network, Nic, PortForward
+from innkeeper.db.session import exclusive, transaction
+from innkeeper.host import edge
+from innkeeper.host.channel import open_channel
+from innkeeper.host.edge import EdgeRules
+
+
+def rules(host_id: UUID) -> EdgeRules:
+    """Return the networks and open forwards of a host."""
+    with transaction() as session:
+        networks = session.execute(
+            select(Network.bridge, Network.cidr)
+            .where(Network.host_id == host_id)
+            .order_by(Network.cidr)
+        ).tuples()
+        forwards = session.execute(
+            select(PortForward.port, Address.ip, PortForward.guest_port)
+            .join(Nic, Nic.server_id == PortForward.server_id)
+            .join(Address, Address.nic_id == Nic.id)
+            .where(PortForward.host_id == host_id, PortForward.enabled)
+        ).tuples()
+        return EdgeRules(
+            networks=tuple((bridge, cidr) for bridge, cidr in networks),
+            forwards={port: (ip, guest_port) for port, ip, guest_port in forwards},
+        )
+
+
+def load(host_id: UUID) -> None:
+    """Render a host's edge from the database and load it; two at once take turns.
+
+    Raises:
+        HostUnreachable, CommandFailed: the old rules are still in place.
+    """
+    with exclusive(f"edge:{host_id}"):
+        with transaction() as session:
+            channel = session.get_one(Host, host_id).channel
+        edge.load(open_channel(channel), rules(host_id))
+
+
+def open_forward(host_id: UUID, server_id: UUID, *, opened: bool) -> None:
+    """Open or close a server's forward and tell the host.
+
+    Raises:
+        HostUnreachable, CommandFailed: the wish is committed, the host was not told.
+    """
+    with transaction() as session:
+        session.execute(
+            update(PortForward).where(PortForward.server_id == server_id).values(enabled=opened)
+        )
+    load(host_id)

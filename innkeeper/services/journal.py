@@ -1,0 +1,309 @@
+"""The journal of operations: claim, intent, steps, end. Every write is fenced by the attempt.
+
+Who is killed between two lines of a flow left here what was begun; the next attempt, or the undo,
+starts from that.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.orm import Session
+
+from innkeeper.contracts import Claim
+from innkeeper.db.models import (
+    Address,
+    Artifact,
+    Disk,
+    Nic,
+    Operation,
+    OperationStep,
+    PortForward,
+    Server,
+    now,
+)
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import TRANSITIONS, Phase, Status, Verb
+from innkeeper.domain.steps import STEPS, ArtifactKind
+from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
+from innkeeper.services import blueprint, events
+from innkeeper.services.blueprint import Blueprint
+
+Made = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
+DETAIL_LIMIT = 2000
+
+
+class BegunStep(NamedTuple):
+    """A step that may have had an effect."""
+
+    name: str
+    state: str
+
+
+def claim(operation_id: UUID, flow_run_id: UUID | None = None) -> Claim:
+    """Take a queued operation under a new attempt; no two runs can.
+
+    Raises:
+        NotFound: no such operation.
+        ClaimLost: another run has it, or it has ended.
+    """
+    with transaction() as session:
+        taken = session.execute(
+            update(Operation)
+            .where(Operation.id == operation_id, Operation.phase == Phase.QUEUED)
+            .values(
+                phase=Phase.RUNNING,
+                attempt=Operation.attempt + 1,
+                flow_run_id=flow_run_id,
+                heartbeat_at=now(),
+                started_at=func.coalesce(Operation.started_at, now()),
+            )
+        )
+        operation = session.get(Operation, operation_id, populate_existing=True)
+        if operation is None:
+            raise NotFound(f"There is no operation {operation_id}.")
+        if taken.rowcount != 1:  # type: ignore[attr-defined]
+            raise ClaimLost(f"Operation {operation_id} is {operation.phase}: another run has it.")
+        verb = Verb(operation.verb)
+        during = TRANSITIONS[verb].during
+        if during is not None:
+            session.execute(
+                update(Server)
+                .where(Server.id == operation.server_id)
+                .values(status=during, updated_at=now())
+            )
+        return Claim(
+            operation_id=operation.id,
+            server_id=operation.server_id,
+            verb=verb,
+            attempt=operation.attempt,
+            undoing=operation.undoing,
+            actor=operation.actor,
+        )
+
+
+def hold(session: Session, held: Claim) -> Operation:
+    """Lock the operation and renew its heartbeat, or raise ClaimLost when the claim is stale."""
+    touched = session.execute(
+        update(Operation)
+        .where(
+            Operation.id == held.operation_id,
+            Operation.attempt == held.attempt,
+            Operation.phase == Phase.RUNNING,
+        )
+        .values(heartbeat_at=now())
+    )
+    if touched.rowcount != 1:  # type: ignore[attr-defined]
+        raise ClaimLost(
+            f"Attempt {held.attempt} of operation {held.operation_id} was taken over: it stops here."
+        )
+    return session.get_one(Operation, held.operation_id, populate_existing=True)
+
+
+def heartbeat(held: Claim) -> None:
+    """Tell that the run is alive; raise ClaimLost when it was taken over."""
+    with transaction() as session:
+        hold(session, held)
+
+
+def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = False) -> Blueprint:
+    """Journal that a step starts and what it will make; return what it needs to know.
+
+    Raises:
+        ClaimLost: this attempt is not the current one any more.
+        OperationCancelled: somebody asked for a cancel (never while undoing).
+    """
+    with transaction() as session:
+        operation = hold(session, held)
+        if operation.cancel_requested and not undo and held.verb is not Verb.DELETE:
+            raise OperationCancelled(f"Cancelled before step '{step}' on request.")
+        row = session.get(OperationStep, (held.operation_id, step))
+        was_done = row is not None and row.state == "done"
+        if row is None:
+            row = OperationStep(
+                operation_id=held.operation_id,
+                name=step,
+                ordinal=STEPS[held.verb].index(step),
+                attempt=held.attempt,
+            )
+            session.add(row)
+        else:
+            row.tries += 1
+            row.attempt = held.attempt
+        row.state, row.detail = ("undoing" if undo else "begun"), None
+        session.flush()
+        plan = blueprint.load(session, held.operation_id, row, done=was_done)
+        for kind, name in makes(plan) if makes and not undo else ():
+            _intend(session, plan, kind, name)
+        return plan
+
+
+def _intend(session: Session, plan: Blueprint, kind: ArtifactKind, name: str) -> None:
+    row = session.scalar(
+        select(Artifact).where(
+            Artifact.host_id == plan.host.id, Artifact.kind == kind, Artifact.name == name
+        )
+    )
+    if row is None:
+        session.add(
+            Artifact(
+                host_id=plan.host.id,
+                server_id=plan.server_id,
+                operation_id=plan.operation_id,
+                kind=kind,
+                name=name,
+            )
+        )
+
+
+def end(
+    held: Claim,
+    step: str,
+    *,
+    detail: str | None = None,
+    made: Sequence[tuple[ArtifactKind, str]] = (),
+    removed: Sequence[tuple[ArtifactKind, str]] = (),
+    undo: bool = False,
+) -> None:
+    """Journal that a step is done: its artifacts are present, or their rows are closed."""
+    with transaction() as session:
+        operation = hold(session, held)
+        row = session.get_one(OperationStep, (held.operation_id, step))
+        row.state = "undone" if undo else "done"
+        row.ended_at, row.detail, row.progress = now(), (detail or None), None
+        server = session.get_one(Server, operation.server_id)
+        for kind, name in made:
+            session.execute(
+                update(Artifact).where(*_same(server, kind, name)).values(state="present")
+            )
+        for kind, name in removed:
+            session.execute(delete(Artifact).where(*_same(server, kind, name)))
+
+
+def _same(server: Server, kind: ArtifactKind, name: str) -> tuple[Any, ...]:
+    return (Artifact.host_id == server.host_id, Artifact.kind == kind, Artifact.name == name)
+
+
+def fail(held: Claim, step: str, error: str) -> None:
+    """Journal why a try of a step failed."""
+    with transaction() as session:
+        hold(session, held)
+        row = session.get(OperationStep, (held.operation_id, step))
+        if row is not None:
+            row.state, row.detail, row.ended_at = "failed", error[:DETAIL_LIMIT], now()
+
+
+def note(held: Claim, step: str, **data: Any) -> None:
+    """Commit facts that a resumed step will need, before the effect that makes them history."""
+    with transaction() as session:
+        hold(session, held)
+        row = session.get_one(OperationStep, (held.operation_id, step))
+        row.data = row.data | data
+
+
+def progress(held: Claim, step: str, fraction: float | None, detail: str | None = None) -> None:
+    """Show how far a long step is (0 to 1)."""
+    with transaction() as session:
+        hold(session, held)
+        session.execute(
+            update(OperationStep)
+            .where(OperationStep.operation_id == held.operation_id, OperationStep.name == step)
+            .values(progress=fraction, detail=(detail or "")[:DETAIL_LIMIT] or None)
+        )
+
+
+def undoing(held: Claim, error: str) -> list[BegunStep]:
+    """Commit that the operation will be undone and why; return its begun steps, last first.
+
+    From here on every attempt of the operation undoes; the first error is the one that is kept.
+    """
+    with transaction() as session:
+        operation = hold(session, held)
+        operation.undoing = True
+        operation.error = operation.error or error[:DETAIL_LIMIT]
+        rows = session.scalars(
+            select(OperationStep)
+            .where(OperationStep.operation_id == held.operation_id)
+            .order_by(OperationStep.ordinal.desc())
+        )
+        return [BegunStep(row.name, row.state) for row in rows]
+
+
+def release(session: Session, server: Server) -> None:
+    """Give back quota, capacity, address and forward of a server that has nothing left."""
+    server.reserved = False
+    nics = select(Nic.id).where(Nic.server_id == server.id)
+    session.execute(delete(Address).where(Address.nic_id.in_(nics)))
+    for table in (PortForward, Disk, Nic):
+        session.execute(delete(table).where(table.server_id == server.id))
+    server.user_data = server.role_requests = None
+    server.root_password = server.root_password_hash = server.host_key_private = None
+
+
+def has_artifacts(session: Session, server_id: UUID) -> bool:
+    """Tell whether anything may still exist outside the database for a server."""
+    return (
+        session.scalar(select(Artifact.id).where(Artifact.server_id == server_id).limit(1))
+        is not None
+    )
+
+
+def complete(held: Claim, reason: str = "") -> None:
+    """End an operation as succeeded and put its server to rest.
+
+    Raises:
+        Conflict: a deletion left artifacts behind; the rows tell which.
+    """
+    with transaction() as session:
+        operation = hold(session, held)
+        server = session.get_one(Server, operation.server_id)
+        before, after = server.status, TRANSITIONS[held.verb].done
+        if after is Status.DELETED:
+            if has_artifacts(session, server.id):
+                raise Conflict(f"Server '{server.name}' still has artifacts: reconcile reaps them.")
+            release(session, server)
+            server.deleted_at = now()
+        server.status, server.fault = after, None
+        _end(session, operation, server, Phase.SUCCEEDED)
+        _record(session, operation, server, f"server.{held.verb}.done", before, reason)
+
+
+def undone(held: Claim) -> None:
+    """End an operation as failed (or cancelled) after its undo."""
+    with transaction() as session:
+        operation = hold(session, held)
+        server = session.get_one(Server, operation.server_id)
+        before = server.status
+        previous = Status(operation.previous_status or server.status)
+        server.status = TRANSITIONS[held.verb].undone or previous
+        server.fault = operation.error
+        if held.verb is Verb.CREATE and not has_artifacts(session, server.id):
+            release(session, server)
+        phase = Phase.CANCELLED if operation.cancel_requested else Phase.FAILED
+        _end(session, operation, server, phase)
+        reason = operation.error or ""
+        _record(session, operation, server, f"server.{held.verb}.{phase}", before, reason)
+
+
+def _end(session: Session, operation: Operation, server: Server, phase: Phase) -> None:
+    operation.phase, operation.ended_at = phase, now()
+    operation.secret_request = None
+    server.operation_id, server.updated_at = None, now()
+    session.flush()
+
+
+def _record(
+    session: Session, operation: Operation, server: Server, kind: str, before: str, reason: str
+) -> None:
+    events.record(
+        session,
+        kind,
+        actor=operation.actor,
+        project_id=server.project_id,
+        server_id=server.id,
+        operation_id=operation.id,
+        reason=reason,
+        before={"status": before},
+        after={"status": server.status},
+    )

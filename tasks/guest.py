@@ -1,0 +1,175 @@
+"""The libvirt domain and its power."""
+
+from innkeeper.domain.lifecycle import Status
+from innkeeper.domain.naming import POOL, seed_of
+from innkeeper.domain.specs import RebootRequest, StopRequest
+from innkeeper.domain.steps import ArtifactKind
+from innkeeper.errors import PermanentError
+from innkeeper.hypervisor import guest, storage
+from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
+from innkeeper.services import journal
+from innkeeper.services.blueprint import Blueprint
+from innkeeper.settings import settings
+from tasks.step import step
+
+
+class StillThere(PermanentError):
+    """A deletion left something behind."""
+
+
+def _domain(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    return [(ArtifactKind.DOMAIN, b.domain_name)]
+
+
+def spec_of(b: Blueprint, volume: str) -> DomainSpec:
+    """Return the domain that runs the server on a root disk."""
+    connection = connect(b.host.uri)
+    return DomainSpec(
+        server_id=b.server_id,
+        project_id=b.project_id,
+        operation_id=b.operation_id,
+        name=b.domain_name,
+        title=b.name,
+        description=b.description,
+        vcpus=b.vcpus,
+        memory_mib=b.memory_mib,
+        virt_type=b.host.virt_type,
+        disks=(DiskSpec(path=storage.volume_path(connection, POOL, volume), target="vda"),),
+        nics=(NicSpec(network=b.network.name, mac=b.mac),),
+        seed_path=storage.volume_path(connection, POOL, seed_of(volume)),
+    )
+
+
+def _define(b: Blueprint, volume: str) -> str:
+    guest.define(connect(b.host.uri), domain_xml(spec_of(b, volume)))
+    return f"{b.domain_name} on {volume}"
+
+
+def _start(b: Blueprint) -> str:
+    guest.start(connect(b.host.uri), b.server_id)
+    return "running"
+
+
+def _power_off(b: Blueprint) -> str:
+    guest.destroy(connect(b.host.uri), b.server_id)
+    return "off"
+
+
+@step("domain", makes=_domain)
+def define_domain(b: Blueprint) -> str:
+    """Define the domain; its metadata names the server, the project and the operation."""
+    return _define(b, b.root_volume)
+
+
+@define_domain.undone_by
+def forget_domain(b: Blueprint) -> str:
+    """Undefine the domain with everything libvirt keeps for it."""
+    connection = connect(b.host.uri)
+    guest.destroy(connection, b.server_id)
+    guest.undefine(connection, b.server_id)
+    return f"{b.domain_name} undefined"
+
+
+@step("undefine", removes=_domain)
+def undefine_domain(b: Blueprint) -> str:
+    """Undefine the domain with everything libvirt keeps for it."""
+    return forget_domain(b) or ""
+
+
+@step("start")
+def start_domain(b: Blueprint) -> str:
+    """Start the domain, if it does not run."""
+    return _start(b)
+
+
+@start_domain.undone_by
+def stop_again(b: Blueprint) -> str:
+    """Power the domain off again."""
+    return _power_off(b)
+
+
+@step("power-off")
+def power_off(b: Blueprint) -> str:
+    """Power the domain off at once: it is going to be deleted."""
+    return _power_off(b)
+
+
+@step("stop")
+def stop_domain(b: Blueprint) -> str:
+    """Ask the guest agent, then ACPI, then pull the plug, each with its deadline."""
+    wish = StopRequest.model_validate(b.request)
+    agent = settings().agent_stop_seconds if wish.agent_seconds is None else wish.agent_seconds
+    acpi = settings().acpi_stop_seconds if wish.acpi_seconds is None else wish.acpi_seconds
+    ended = guest.stop(connect(b.host.uri), b.server_id, agent, acpi)
+    return f"stopped ({ended})"
+
+
+@step("reboot")
+def reboot_domain(b: Blueprint) -> str:
+    """Stop (soft: gracefully) and start again; a resumed run does not do it twice.
+
+    Like Nova's soft reboot it is a shutdown and a start, so libvirt's domain id changes: that is
+    the evidence by which a resumed run knows that the reboot has happened.
+    """
+    connection = connect(b.host.uri)
+    if "run_before" not in b.step_data:
+        run_before = guest.domain_run_id(connection, b.server_id)
+        journal.note(b.claim, "reboot", run_before=run_before)
+    else:
+        run_before = b.step_data["run_before"]
+    if guest.domain_run_id(connection, b.server_id) == run_before:
+        if RebootRequest.model_validate(b.request).mode == "hard":
+            guest.destroy(connection, b.server_id)
+        else:
+            guest.stop(
+                connection,
+                b.server_id,
+                settings().agent_stop_seconds,
+                settings().acpi_stop_seconds,
+            )
+    return _start(b)
+
+
+@reboot_domain.undone_by
+def start_after_reboot(b: Blueprint) -> str:
+    """Whatever went wrong, the server was running: start it."""
+    return _start(b)
+
+
+@step("halt")
+def halt_domain(b: Blueprint) -> str:
+    """Stop the guest before its disk is exchanged."""
+    if b.step_was_done or b.adopted:
+        return "done before"
+    return f"stopped ({guest.stop(connect(b.host.uri), b.server_id, 10.0, 10.0)})"
+
+
+@halt_domain.undone_by
+def start_as_before(b: Blueprint) -> str:
+    """Start the server if it was running before."""
+    return _start(b) if b.previous_status is Status.ACTIVE else "it was off before"
+
+
+@step("switch")
+def switch_disk(b: Blueprint) -> str:
+    """Put the domain on the fresh disk."""
+    return _define(b, b.new_volume)
+
+
+@switch_disk.undone_by
+def switch_back(b: Blueprint) -> str:
+    """Put the domain back on the disk that the database names."""
+    return _define(b, b.root_volume)
+
+
+@step("prove-gone")
+def prove_gone(b: Blueprint) -> str:
+    """Look for what should be gone: domain, disk, seed."""
+    connection = connect(b.host.uri)
+    left = [name for name in (b.root_volume, b.seed_volume) if name in storage.volume_names(connection, POOL)]
+    if guest.power_state(connection, b.server_id) is not None:
+        left.append(b.domain_name)
+    if left:
+        raise StillThere(f"Still on {b.host.name} after deletion: {', '.join(left)}. Delete again.")
+    return f"nothing of {b.name} is left on {b.host.name}"

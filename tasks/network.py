@@ -1,0 +1,31 @@
+"""The project network of a host: the guest's DHCP entry."""
+
+from innkeeper.domain.steps import ArtifactKind
+from innkeeper.hypervisor import network
+from innkeeper.hypervisor.connection import connect
+from innkeeper.services.blueprint import Blueprint
+from tasks.step import step
+
+
+def _lease(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    return [(ArtifactKind.LEASE, b.mac)]
+
+
+@step("lease", makes=_lease)
+def give_lease(b: Blueprint) -> str:
+    """Tell libvirt's DHCP server which address the guest gets."""
+    network.ensure_dhcp_host(connect(b.host.uri), b.network.name, b.mac, b.ip, b.name)
+    return f"{b.ip} for {b.mac}"
+
+
+@give_lease.undone_by
+def take_lease(b: Blueprint) -> str:
+    """Remove the DHCP entry."""
+    network.remove_dhcp_host(connect(b.host.uri), b.network.name, b.mac)
+    return f"{b.mac} forgotten"
+
+
+@step("remove-lease", removes=_lease)
+def remove_lease(b: Blueprint) -> str:
+    """Remove the DHCP entry."""
+    return take_lease(b) or ""

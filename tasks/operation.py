@@ -1,0 +1,117 @@
+"""What surrounds the steps of every flow: acceptance, claim, heartbeat, undo and end."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID
+
+from prefect.artifacts import acreate_table_artifact
+from prefect.context import FlowRunContext
+from prefect.logging import get_run_logger
+from pydantic import BaseModel
+
+from innkeeper.contracts import Claim
+from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.specs import ServerRequest
+from innkeeper.errors import ClaimLost, InnkeeperError, InvalidRequest
+from innkeeper.services import accept, journal, operations, projects, servers
+from innkeeper.services.views import OperationView
+from innkeeper.settings import settings
+from tasks.step import UndoResumed, declared
+
+FORM_ACTOR = "prefect-ui"
+
+
+def _accept(verb: Verb, request: BaseModel | None, server: str | None, project: str) -> UUID:
+    """Bring a run that was started in the Prefect UI through the same accepting service."""
+    run = FlowRunContext.get()
+    key = f"flow-run:{run.flow_run.id}" if run and run.flow_run else None
+    project_id = projects.find(project).id
+    if verb is Verb.CREATE:
+        if not isinstance(request, ServerRequest):
+            raise InvalidRequest("Fill in 'request': at least the server's name.")
+        view = accept.create_server(
+            request, project_id=project_id, actor=FORM_ACTOR, idempotency_key=key
+        )
+    else:
+        if not server:
+            raise InvalidRequest("Fill in 'server': its name or id.")
+        subject = servers.find(server, project_id)
+        view = accept.request(
+            verb, subject.id, request, project_id=project_id, actor=FORM_ACTOR, idempotency_key=key
+        )
+    return view.id
+
+
+@asynccontextmanager
+async def operation(
+    verb: Verb,
+    request: BaseModel | None,
+    operation_id: UUID | None,
+    *,
+    server: str | None = None,
+    project: str = "default",
+) -> AsyncIterator[Claim]:
+    """Hold the claim while the steps run; end the operation as done, or undo it.
+
+    The undo runs over what the journal says was begun, in this attempt or an earlier one.
+    """
+    run = FlowRunContext.get()
+    if operation_id is None:
+        operation_id = await asyncio.to_thread(_accept, verb, request, server, project)
+    flow_run_id = run.flow_run.id if run and run.flow_run else None
+    claim = await asyncio.to_thread(journal.claim, operation_id, flow_run_id)
+    await _show(await asyncio.to_thread(operations.get, operation_id))
+    beat = asyncio.create_task(_beat(claim))
+    try:
+        yield claim
+        await asyncio.to_thread(journal.complete, claim)
+    except ClaimLost:
+        raise
+    except Exception as error:
+        await _undo(claim, error)
+        raise
+    finally:
+        beat.cancel()
+        with suppress(asyncio.CancelledError):
+            await beat
+
+
+async def _undo(claim: Claim, error: Exception) -> None:
+    """Undo what was begun, last first; a failing undo neither hides the error nor stops others."""
+    logger = get_run_logger()
+    reason = str(error) if isinstance(error, InnkeeperError) else f"{type(error).__name__}: {error}"
+    if not isinstance(error, UndoResumed):
+        logger.error("%s", reason)
+    for begun in await asyncio.to_thread(journal.undoing, claim, reason):
+        try:
+            await declared(begun.name).run_undo(claim)
+        except ClaimLost:
+            raise
+        except Exception:
+            logger.exception("The undo of step '%s' failed; reconcile will reap it.", begun.name)
+    await asyncio.to_thread(journal.undone, claim)
+
+
+async def _beat(claim: Claim) -> None:
+    """Renew the heartbeat: a run whose beat stops is taken over by reconcile."""
+    while True:
+        await asyncio.sleep(settings().stale_after_seconds / 4)
+        with suppress(InnkeeperError):  # a lost claim is told to the steps themselves
+            await asyncio.to_thread(journal.heartbeat, claim)
+
+
+async def _show(view: OperationView) -> None:
+    """Put the placement verdict on the run's page."""
+    if view.verdict is None or FlowRunContext.get() is None:
+        return
+    rows = [
+        {
+            "host": entry["host"],
+            "verdict": entry["refused"] or "fits",
+            "waste": "" if entry["waste"] is None else f"{entry['waste']:.1%}",
+            "chosen": "yes" if entry["host_id"] == view.verdict["chosen"] else "",
+        }
+        for entry in view.verdict["hosts"]
+    ]
+    await acreate_table_artifact(rows, key="placement", description=f"Placement of {view.server}")

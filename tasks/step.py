@@ -1,0 +1,134 @@
+"""A step: a Prefect task that journals its intent before its effect and its end after it.
+
+A step is ensure-shaped, so that a killed run is resumed by running it again. What a step makes is
+declared, so that the rows are committed before anything exists (see docs/architecture.md).
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+
+from innkeeper.contracts import Claim
+from innkeeper.domain.steps import ArtifactKind
+from innkeeper.errors import ClaimLost, InnkeeperError, PermanentError, TransientError
+from innkeeper.services import journal
+from innkeeper.services.blueprint import Blueprint
+
+RETRY_DELAYS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]
+"""Seconds between tries of a step after a transient error; half of it is jitter."""
+
+Names = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
+Effect = Callable[[Blueprint], str | None]
+_steps: dict[str, "Step"] = {}
+
+
+class UndoResumed(PermanentError):
+    """An earlier attempt had begun to undo: this one goes on with that."""
+
+
+class StepFailed(PermanentError):
+    """Something that nobody foresaw; the text names it."""
+
+
+class Step:
+    """One journaled step; awaiting it in a flow runs it as a Prefect task."""
+
+    def __init__(self, name: str, effect: Effect, makes: Names | None, removes: Names | None) -> None:
+        self.name = name
+        self.effect = effect
+        self.makes = makes
+        self.removes = removes
+        self.undo: Effect | None = None
+        self._do_task = self._task(name, undo=False)
+        self._undo_task = self._task(f"undo-{name}", undo=True)
+
+    def undone_by(self, effect: Effect) -> Effect:
+        """Register the undo: it tolerates that nothing, or only half, was done."""
+        self.undo = effect
+        return effect
+
+    async def __call__(self, claim: Claim) -> None:
+        """Run the step under a claim."""
+        if claim.undoing:
+            raise UndoResumed("The operation was being undone when its run died.")
+        await self._do_task(claim)
+
+    async def run_undo(self, claim: Claim) -> None:
+        """Run the undo, if there is one; errors are the caller's to log."""
+        if self.undo is not None:
+            await self._undo_task(claim)
+
+    def _task(self, name: str, *, undo: bool) -> Task[[Claim], Any]:
+        async def run(claim: Claim) -> None:
+            detail = await asyncio.to_thread(self._attempt, claim, undo=undo)
+            if detail:
+                get_run_logger().info("%s: %s", name, detail)
+
+        run.__doc__ = self.effect.__doc__
+        return Task(
+            run,
+            name=name,
+            task_run_name=name,
+            retries=len(RETRY_DELAYS),
+            retry_delay_seconds=RETRY_DELAYS,
+            retry_jitter_factor=0.5,
+            retry_condition_fn=_is_transient,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+
+    def _attempt(self, claim: Claim, *, undo: bool) -> str | None:
+        blueprint = journal.begin(claim, self.name, makes=self.makes, undo=undo)
+        effect = self.undo if undo and self.undo else self.effect
+        try:
+            detail = effect(blueprint)
+        except ClaimLost:
+            raise
+        except InnkeeperError as error:
+            journal.fail(claim, self.name, str(error))
+            raise
+        except Exception as error:
+            journal.fail(claim, self.name, f"{type(error).__name__}: {error}")
+            raise StepFailed(
+                f"Step '{self.name}' failed unexpectedly ({type(error).__name__}: {error}): see "
+                "the log of the flow run."
+            ) from error
+        made = self.makes(blueprint) if self.makes else ()
+        removed = made if undo else (self.removes(blueprint) if self.removes else ())
+        journal.end(
+            claim, self.name, detail=detail, made=() if undo else made, removed=removed, undo=undo
+        )
+        return detail
+
+
+async def _is_transient(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    try:
+        await state.aresult(raise_on_failure=True)
+    except TransientError:
+        return True
+    except Exception:  # noqa: BLE001 - whatever it is, it is not known to pass by itself
+        return False
+    return False
+
+
+def step(
+    name: str, *, makes: Names | None = None, removes: Names | None = None
+) -> Callable[[Effect], Step]:
+    """Declare a step: `makes` are its artifacts, `removes` those whose rows its end closes."""
+
+    def declare(effect: Effect) -> Step:
+        declared = Step(name, effect, makes, removes)
+        _steps[name] = declared
+        return declared
+
+    return declare
+
+
+def declared(name: str) -> Step:
+    """Return the step of this name, as the journal knows it."""
+    return _steps[name]
