@@ -1,0 +1,1 @@
+"""Adapter to libvirt: the only package that imports it."""

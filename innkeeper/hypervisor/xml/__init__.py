@@ -1,0 +1,1 @@
+"""libvirt documents as typed data: one small class an element, built with ElementTree."""

@@ -1,0 +1,198 @@
+"""The one place where a server's domain document is made."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+from innkeeper.hypervisor.xml.devices import (
+    Channel,
+    Controller,
+    Disk,
+    Interface,
+    MemBalloon,
+    Rng,
+    Serial,
+    Video,
+)
+from innkeeper.hypervisor.xml.element import Element, attribute, child, children, text
+from innkeeper.hypervisor.xml.metadata import ServerMetadata
+from innkeeper.hypervisor.xml.system import (
+    Clock,
+    Cpu,
+    Features,
+    FirmwareFeature,
+    Memory,
+    OperatingSystem,
+    Timer,
+    Vcpu,
+)
+
+VirtType = Literal["kvm", "qemu", "test"]
+
+_TB_CACHE_MIB = 128  # unbounded, QEMU's translation cache grows to 1 GiB a guest
+_BALLOON_PERIOD_SECONDS = 5
+_SEED_TARGET = "vdz"  # the last letter: further disks never meet it
+
+
+@dataclass(frozen=True)
+class DiskSpec:
+    """A disk of a server: file on the host, device name in the guest, format, identity."""
+
+    path: Path
+    target: str = "vda"
+    format: Literal["qcow2", "raw"] = "qcow2"
+    readonly: bool = False
+    serial: str | None = None
+
+
+@dataclass(frozen=True)
+class NicSpec:
+    """A network card of a server."""
+
+    network: str
+    mac: str
+
+
+@dataclass(frozen=True)
+class DomainSpec:
+    """All that a server's domain is made from; memory in MiB."""
+
+    server_id: UUID
+    project_id: UUID
+    operation_id: UUID
+    name: str
+    vcpus: int
+    memory_mib: int
+    virt_type: VirtType
+    title: str = ""
+    description: str = ""
+    disks: tuple[DiskSpec, ...] = ()
+    nics: tuple[NicSpec, ...] = ()
+    seed_path: Path | None = None
+    firmware: Literal["bios", "uefi"] = "bios"
+    nvram_path: Path | None = None
+    console_log_path: Path | None = None
+    machine: str | None = None
+    arch: str = "x86_64"
+
+
+class Domain(Element, tag="domain"):
+    """A virtual machine as libvirt knows it."""
+
+    type: str = attribute("type")
+    name: str = text(of="name")
+    uuid: UUID = text(of="uuid")
+    title: str | None = text(of="title", default=None)
+    description: str | None = text(of="description", default=None)
+    metadata: ServerMetadata | None = child(of="metadata", default=None)
+    memory: Memory = child()
+    vcpu: Vcpu = child()
+    os: OperatingSystem = child()
+    features: Features | None = child(default=None)
+    cpu: Cpu | None = child(default=None)
+    clock: Clock | None = child(default=None)
+    on_poweroff: str = text(of="on_poweroff", default="destroy")
+    on_reboot: str = text(of="on_reboot", default="restart")
+    on_crash: str = text(of="on_crash", default="destroy")
+    devices: tuple[Element, ...] = children(of="devices", default=())
+
+
+def domain_xml(spec: DomainSpec) -> str:
+    """Return the domain document of a server.
+
+    Raises:
+        InvalidRequest: a text has a character that no document can carry.
+    """
+    return domain_element(spec).render()
+
+
+def domain_element(spec: DomainSpec) -> Domain:
+    """Return the same as `domain_xml` as data, for those who look inside."""
+    return Domain(
+        type=spec.virt_type,
+        name=spec.name,
+        uuid=spec.server_id,
+        title=" ".join(spec.title.split()) or None,  # libvirt refuses newlines in a title
+        description=spec.description or None,
+        metadata=ServerMetadata(
+            id=spec.server_id, project=spec.project_id, operation=spec.operation_id
+        ),
+        memory=Memory(amount=spec.memory_mib),
+        vcpu=Vcpu(count=spec.vcpus),
+        os=_operating_system(spec),
+        features=_features(spec.virt_type),
+        cpu=_cpu(spec.virt_type),
+        clock=_clock(spec.virt_type),
+        devices=_devices(spec),
+    )
+
+
+def _operating_system(spec: DomainSpec) -> OperatingSystem:
+    if spec.firmware == "bios":
+        return OperatingSystem(arch=spec.arch, machine=spec.machine or "pc")
+    return OperatingSystem(
+        firmware="efi",
+        arch=spec.arch,
+        machine=spec.machine or "q35",
+        # Secure boot needs SMM and signed kernels: nothing of a plain cloud image relies on it.
+        firmware_features=(FirmwareFeature(enabled=False, name="secure-boot"),),
+        nvram=spec.nvram_path,
+    )
+
+
+def _features(virt_type: VirtType) -> Features:
+    if virt_type == "qemu":
+        return Features(tb_cache_unit="MiB", tb_cache=_TB_CACHE_MIB)
+    return Features()
+
+
+def _cpu(virt_type: VirtType) -> Cpu | None:
+    if virt_type == "kvm":
+        return Cpu(mode="host-passthrough", check="none", migratable="on")
+    return Cpu(mode="maximum", check="none") if virt_type == "qemu" else None
+
+
+def _clock(virt_type: VirtType) -> Clock:
+    if virt_type != "kvm":
+        return Clock()
+    return Clock(
+        timers=(
+            Timer(name="rtc", tickpolicy="catchup"),
+            Timer(name="pit", tickpolicy="delay"),
+            Timer(name="hpet", present=False),
+        )
+    )
+
+
+def _devices(spec: DomainSpec) -> tuple[Element, ...]:
+    log = spec.console_log_path
+    return (
+        *(_disk(disk) for disk in spec.disks),
+        *_seed(spec.seed_path),
+        *(Interface(mac=nic.mac, network=nic.network) for nic in spec.nics),
+        Controller(type="usb", model="none"),  # nothing uses USB, and an idle one costs wake-ups
+        Serial(log=log, log_append="on" if log else None),
+        Channel(),
+        Rng(),
+        MemBalloon(stats_period=_BALLOON_PERIOD_SECONDS),
+        Video(),
+    )
+
+
+def _disk(spec: DiskSpec) -> Disk:
+    return Disk(
+        format=spec.format,
+        discard=None if spec.readonly else "unmap",
+        source=spec.path,
+        target=spec.target,
+        readonly=spec.readonly,
+        serial=spec.serial,
+    )
+
+
+def _seed(path: Path | None) -> tuple[Disk, ...]:
+    # virtio-blk, because Debian's cloud kernel has no driver for a SATA CD-ROM.
+    if path is None:
+        return ()
+    return (Disk(format="raw", source=path, target=_SEED_TARGET, readonly=True),)

@@ -1,0 +1,70 @@
+"""Elements that describe the machine as such: memory, processors, firmware, clock."""
+
+from pathlib import Path
+
+from innkeeper.hypervisor.xml.element import Element, attribute, children, present, text
+
+
+class Memory(Element, tag="memory"):
+    """Memory of the guest."""
+
+    unit: str = attribute("unit", default="MiB")
+    amount: int = text()
+
+
+class Vcpu(Element, tag="vcpu"):
+    """Number of virtual processors."""
+
+    placement: str = attribute("placement", default="static")
+    count: int = text()
+
+
+class FirmwareFeature(Element, tag="feature"):
+    """A feature that the chosen firmware must have, or must not have."""
+
+    enabled: bool = attribute("enabled")
+    name: str = attribute("name")
+
+
+class OperatingSystem(Element, tag="os"):
+    """How the guest boots: SeaBIOS, or UEFI picked by libvirt from the host's firmwares."""
+
+    firmware: str | None = attribute("firmware", default=None)
+    arch: str = attribute("arch", of="type")
+    machine: str | None = attribute("machine", of="type", default=None)
+    type: str = text(of="type", default="hvm")
+    firmware_features: tuple[FirmwareFeature, ...] = children(of="firmware", default=())
+    nvram: Path | None = text(of="nvram", default=None)
+    boot: str | None = attribute("dev", of="boot", default="hd")
+
+
+class Features(Element, tag="features"):
+    """Hypervisor features; the cache bound matters to software emulation only."""
+
+    acpi: bool = present(of="acpi", default=True)
+    apic: bool = present(of="apic", default=True)
+    tb_cache_unit: str | None = attribute("unit", of="tcg/tb-cache", default=None)
+    tb_cache: int | None = text(of="tcg/tb-cache", default=None)
+
+
+class Cpu(Element, tag="cpu"):
+    """Processor model that the guest sees."""
+
+    mode: str = attribute("mode")
+    check: str | None = attribute("check", default=None)
+    migratable: str | None = attribute("migratable", default=None)
+
+
+class Timer(Element, tag="timer"):
+    """How one of the machine's timers behaves."""
+
+    name: str = attribute("name")
+    tickpolicy: str | None = attribute("tickpolicy", default=None)
+    present: bool | None = attribute("present", default=None)
+
+
+class Clock(Element, tag="clock"):
+    """The guest's real-time clock."""
+
+    offset: str = attribute("offset", default="utc")
+    timers: tuple[Timer, ...] = children(default=())
