@@ -207,6 +207,12 @@ def _refuse_taken_ports(supervisor: Supervisor, wanted: Iterable[Program]) -> No
             )
 
 
+def ports(chosen: Settings) -> dict[str, int]:
+    """Return the ports that this stack's programs listen on, by program."""
+    wanted = {PREFECT: chosen.prefect_port, API: chosen.api_port}
+    return {POSTGRES: chosen.postgres_port, **wanted} if owns_database(chosen) else wanted
+
+
 def port_free(port: int, bind: str = "127.0.0.1") -> bool:
     """Tell whether a program of ours could listen on this port."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:

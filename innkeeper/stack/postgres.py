@@ -23,7 +23,7 @@ INITDB_SECONDS = 120.0
 # Small, because one machine holds the whole stack; durable, because it is the source of truth.
 TUNING = {
     "shared_buffers": "64MB",
-    "max_connections": "120",
+    "max_connections": "150",
     "jit": "off",
     "fsync": "on",
     "max_wal_size": "256MB",
