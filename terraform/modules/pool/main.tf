@@ -1,0 +1,8 @@
+resource "libvirt_pool" "this" {
+  name = var.name
+  type = "dir"
+
+  target {
+    path = var.path
+  }
+}

@@ -1,0 +1,4 @@
+output "network" {
+  description = "UUID of the network"
+  value       = module.network.id
+}
