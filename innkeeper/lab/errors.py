@@ -17,6 +17,13 @@ class LabCannotStart(PermanentError):
     title = "The lab cannot start"
 
 
+class ImageBuildFailed(PermanentError):
+    """A lab image could not be built from Debian packages."""
+
+    slug = "image-build-failed"
+    title = "Image build failed"
+
+
 class LabProcessesRemain(TransientError):
     """Processes of a lab host outlived every signal so far."""
 
