@@ -1,0 +1,147 @@
+"""`innkeeper host …`."""
+
+from typing import Annotated
+
+import typer
+
+from innkeeper.cli import lookup
+from innkeeper.cli import output as out
+from innkeeper.cli.client import Json, connect
+from innkeeper.cli.options import Output
+from innkeeper.cli.output import Format
+from innkeeper.services.views import HostView
+
+app = typer.Typer(no_args_is_help=True, help="Hosts: machines whose libvirt takes servers.")
+
+HostName = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the host.")]
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="What to call it.")],
+    uri: Annotated[str, typer.Argument(help="libvirt URI, e.g. qemu+ssh://root@h1/system.")],
+    *,
+    channel: Annotated[
+        str | None,
+        typer.Option(help="How to run commands there: local:, ssh://user@host:port, lab://NAME."),
+    ] = None,
+    edge_address: Annotated[
+        str | None, typer.Option(help="Address under which its forwards are reached.")
+    ] = None,
+    pool_path: Annotated[str | None, typer.Option(help="Folder for disks on the host.")] = None,
+    vcpus: Annotated[int | None, typer.Option(min=1, help="Offer only so many.")] = None,
+    memory_mib: Annotated[int | None, typer.Option(min=1, help="Offer only so much.")] = None,
+    disk_gib: Annotated[int | None, typer.Option(min=1, help="Offer only so much.")] = None,
+    cpu_overcommit: Annotated[float | None, typer.Option(help="Default 2.0.")] = None,
+    memory_overcommit: Annotated[float | None, typer.Option(help="Default 1.0.")] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Add a host; its libvirt is asked for its size now."""
+    chosen = {
+        "name": name,
+        "uri": uri,
+        "channel": channel,
+        "edge_address": edge_address,
+        "pool_path": pool_path,
+        "vcpus": vcpus,
+        "memory_mib": memory_mib,
+        "disk_gib": disk_gib,
+        "cpu_overcommit": cpu_overcommit,
+        "memory_overcommit": memory_overcommit,
+    }
+    with connect() as client:
+        found = client.post("/hosts", {k: v for k, v in chosen.items() if v is not None})
+    _print_one(found, output)
+
+
+@app.command("list")
+def list_hosts(output: Output = Format.TABLE) -> None:
+    """List hosts and how full they are."""
+    with connect() as client:
+        found = list(client.items("/hosts"))
+    if output is Format.JSON:
+        out.emit_json(found)
+        return
+    hosts = [lookup.parsed(HostView, entry) for entry in found]
+    out.emit_table(
+        ("NAME", "STATE", "SERVERS", "VCPUS", "MEMORY MIB", "DISK GIB", "TYPE", "EDGE", "URI"),
+        [
+            (
+                host.name,
+                _state(host),
+                host.servers,
+                f"{host.reserved_vcpus}/{host.vcpus * host.cpu_overcommit:g}",
+                f"{host.reserved_memory_mib}/{host.memory_mib * host.memory_overcommit:g}",
+                f"{host.reserved_disk_gib}/{host.disk_gib}",
+                host.virt_type,
+                host.edge_address,
+                host.uri,
+            )
+            for host in hosts
+        ],
+    )
+
+
+@app.command()
+def show(name: HostName, output: Output = Format.TABLE) -> None:
+    """Show a host."""
+    with connect() as client:
+        found = lookup.named(client, "host", name)
+    _print_one(found, output)
+
+
+@app.command()
+def enable(name: HostName, output: Output = Format.TABLE) -> None:
+    """Let placement choose the host again."""
+    _set_enabled(name, output, enabled=True)
+
+
+@app.command()
+def disable(name: HostName, output: Output = Format.TABLE) -> None:
+    """Place nothing new on the host; what runs there goes on."""
+    _set_enabled(name, output, enabled=False)
+
+
+@app.command()
+def remove(name: HostName) -> None:
+    """Forget a host; refused while servers live there."""
+    with connect() as client:
+        client.delete(f"/hosts/{lookup.named(client, 'host', name)['id']}")
+    typer.echo(f"{name} is removed")
+
+
+def _set_enabled(name: str, output: Format, *, enabled: bool) -> None:
+    with connect() as client:
+        host_id = lookup.named(client, "host", name)["id"]
+        found = client.patch(f"/hosts/{host_id}", {"enabled": enabled})
+    _print_one(found, output)
+
+
+def _state(host: HostView) -> str:
+    if not host.enabled:
+        return "disabled"
+    return "up" if host.reachable else "unreachable"
+
+
+def _print_one(found: Json, output: Format) -> None:
+    if output is Format.JSON:
+        out.emit_json(found)
+        return
+    host = lookup.parsed(HostView, found)
+    memory = f"{host.reserved_memory_mib} of {host.memory_mib} MiB"
+    out.emit_details(
+        [
+            ("name", host.name),
+            ("id", host.id),
+            ("state", _state(host)),
+            ("uri", host.uri),
+            ("channel", host.channel),
+            ("edge address", host.edge_address),
+            ("pool", host.pool_path),
+            ("type", host.virt_type),
+            ("vcpus", f"{host.reserved_vcpus} of {host.vcpus} (x {host.cpu_overcommit:g})"),
+            ("memory", f"{memory} (x {host.memory_overcommit:g})"),
+            ("disk", f"{host.reserved_disk_gib} of {host.disk_gib} GiB"),
+            ("servers", host.servers),
+        ]
+    )

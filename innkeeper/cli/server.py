@@ -1,0 +1,291 @@
+"""`innkeeper server …`."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from innkeeper.cli import accepted, login, lookup, request
+from innkeeper.cli import output as out
+from innkeeper.cli.client import Client, Json, connect
+from innkeeper.cli.create import create
+from innkeeper.cli.failures import UsageFailure
+from innkeeper.cli.options import (
+    Limit,
+    Output,
+    Project,
+    Repeatable,
+    ServerName,
+    ServerNames,
+    Wait,
+    Yes,
+)
+from innkeeper.cli.output import Format
+from innkeeper.domain.lifecycle import Status
+from innkeeper.services.views import ServerView
+
+app = typer.Typer(no_args_is_help=True, help="Servers: create, look at, operate, delete.")
+app.command()(create)
+
+
+@app.command("list")
+def list_servers(
+    *,
+    status: Annotated[Status | None, typer.Option(help="Only servers in this state.")] = None,
+    host: Annotated[str | None, typer.Option(help="Only servers on this host.")] = None,
+    image: Annotated[str | None, typer.Option(help="Only servers of this image.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only names that contain this.")] = None,
+    deleted: Annotated[bool, typer.Option("--deleted", help="Deleted ones, too.")] = False,
+    limit: Limit = 200,
+    project: Project = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List servers, newest first."""
+    with connect() as client:
+        found = list(
+            client.items(
+                "/servers",
+                limit=limit,
+                status=status,
+                host=host,
+                image=image,
+                name=name,
+                include_deleted=deleted or None,
+                project=project,
+            )
+        )
+    if output is Format.JSON:
+        out.emit_json(found)
+        return
+    servers = [login.parsed_server(entry) for entry in found]
+    out.emit_table(
+        ("NAME", "STATUS", "PROJECT", "HOST", "PLAN", "IMAGE", "ADDRESS", "SSH", "AGE"),
+        [
+            (
+                *(one.name, one.status, one.project, one.host, one.plan, one.image, one.address),
+                f"{one.edge_address}:{one.ssh_port}" if one.ssh_port else "",
+                out.ago(one.created_at),
+            )
+            for one in servers
+        ],
+    )
+
+
+@app.command()
+def show(name: ServerName, project: Project = None, output: Output = Format.TABLE) -> None:
+    """Show a server and what may be done to it now."""
+    with connect() as client:
+        found = lookup.server(client, name, project)
+    if output is Format.JSON:
+        out.emit_json(found)
+        return
+    server = login.parsed_server(found)
+    out.emit_details(_details(server))
+
+
+@app.command()
+def start(
+    names: ServerNames,
+    *,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Start stopped servers."""
+    _act("start", names, {}, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+def stop(
+    names: ServerNames,
+    *,
+    agent_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Patience with the guest agent.")
+    ] = None,
+    acpi_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Patience with ACPI, before force.")
+    ] = None,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Stop servers: ask the guest, then press the power button, then pull the plug."""
+    patience = {"agent_seconds": agent_seconds, "acpi_seconds": acpi_seconds}
+    body = {key: value for key, value in patience.items() if value is not None}
+    _act("stop", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+def reboot(
+    names: ServerNames,
+    *,
+    hard: Annotated[bool, typer.Option("--hard", help="Pull the plug instead of asking.")] = False,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Reboot running servers."""
+    body = {"mode": "hard" if hard else "soft"}
+    _act("reboot", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+def rebuild(
+    names: ServerNames,
+    *,
+    image: Annotated[str | None, typer.Option(help="Another ready image.")] = None,
+    yes: Yes = False,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Give servers a fresh root disk; identity and address stay, data on the disk is lost."""
+    out.confirm(f"Erase the root disk of {', '.join(names)}?", yes=yes)
+    body = {"image": image} if image else {}
+    _act("rebuild", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+def configure(
+    names: ServerNames,
+    *,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:K=V,…]", help="Ansible role to apply, repeatable."),
+    ] = None,
+    role_vars: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML of role: {variable: value}.")
+    ] = None,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Apply Ansible roles to running servers, for example to install applications."""
+    body = {"roles": request.roles(role or [], role_vars)}
+    _act("configure", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+def delete(
+    names: ServerNames,
+    *,
+    yes: Yes = False,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Delete servers with everything that is theirs."""
+    out.confirm(f"Delete {', '.join(names)} and all their data?", yes=yes)
+    _act("delete", names, {}, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def ssh(
+    name: ServerName,
+    command: Annotated[
+        list[str] | None, typer.Argument(help="What to run there, after --; else a shell.")
+    ] = None,
+    *,
+    identity: Annotated[
+        Path | None,
+        typer.Option("--identity", "-i", help="Private key. Default: yours, then Innkeeper's."),
+    ] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", "-l", help="User in the guest. Default: the image's.")
+    ] = None,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Print the ssh command instead of running it.")
+    ] = False,
+    project: Project = None,
+) -> None:
+    """Log in to a server; its host key is known and checked. Options stand before NAME."""
+    words = command or []
+    if words[:1] == ["--"]:
+        words = words[1:]
+    with connect() as client:
+        server = login.parsed_server(lookup.server(client, name, project))
+    argv = login.ssh_argv(server, words, identity=identity, user=user)
+    if only_print:
+        typer.echo(shlex.join(argv))
+        return
+    try:
+        os.execvp("ssh", argv)  # noqa: S606 - ssh takes this terminal over
+    except FileNotFoundError as error:
+        raise UsageFailure("No ssh here", "Install it: apt-get install openssh-client.") from error
+
+
+@app.command()
+def password(name: ServerName, project: Project = None, output: Output = Format.TABLE) -> None:
+    """Show the root password that was made on request. It is shown once, then forgotten."""
+    with connect() as client:
+        server = lookup.server(client, name, project)
+        answer = client.post(f"/servers/{server['id']}/root-password")
+    if output is Format.JSON:
+        out.emit_json(answer)
+        return
+    typer.echo(answer["root_password"])
+
+
+def _act(
+    verb: str,
+    names: list[str],
+    body: dict[str, Any],
+    idempotency_key: str | None,
+    project: str | None,
+    *,
+    wait: bool,
+    output: Format,
+) -> None:
+    with connect() as client:
+
+        def ask(name: str) -> Json:
+            server_id = lookup.server(client, name, project)["id"]
+            key = f"{idempotency_key}/{server_id}" if idempotency_key else None
+            return _request(client, verb, server_id, body, key)
+
+        operations, failures = accepted.each(names, ask)
+        accepted.conclude(
+            client, operations, failures, wait=wait, fmt=output, several=len(names) > 1
+        )
+
+
+def _request(client: Client, verb: str, server_id: str, body: Json, key: str | None) -> Json:
+    path = f"/servers/{server_id}"
+    answer: Json = (
+        client.delete(path, idempotency_key=key)
+        if verb == "delete"
+        else client.post(f"{path}/actions/{verb}", body, idempotency_key=key)
+    )
+    return answer
+
+
+def _details(server: ServerView) -> list[tuple[str, object]]:
+    size = f"{server.vcpus} vCPU, {server.memory_mib} MiB, {server.disk_gib} GiB disk"
+    return [
+        ("name", server.name),
+        ("id", server.id),
+        ("status", server.status),
+        ("fault", server.fault),
+        ("operation", server.operation_id),
+        ("project", server.project),
+        ("host", server.host),
+        ("image", server.image),
+        ("plan", f"{server.plan} ({size})"),
+        ("address", server.address),
+        ("mac", server.mac),
+        ("ssh", login.command_line(server) if server.ssh_port else None),
+        ("host key", server.host_key),
+        ("description", server.description),
+        ("root password", "not shown yet" if server.root_password_available else None),
+        ("allowed now", ", ".join(server.allowed)),
+        ("created", f"{server.created_at:%Y-%m-%d %H:%M:%S} ({out.ago(server.created_at)})"),
+        ("deleted", server.deleted_at),
+    ]
