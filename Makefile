@@ -8,7 +8,7 @@ VENV := $(CURDIR)/.venv
 PYTHON := $(VENV)/bin/python
 # The stack and the lab make namespaces, bridges and cgroups, so they run as root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -H PYTHONPYCACHEPREFIX=/var/cache/innkeeper/pycache)
-INNKEEPER := $(AS_ROOT) $(PYTHON) -m innkeeper
+INNKEEPER := $(AS_ROOT) $(PYTHON) -m innkeeper.cli
 PYTEST_ARGS ?=
 
 .PHONY: help

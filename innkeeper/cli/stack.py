@@ -1,15 +1,14 @@
 """`innkeeper stack …`: the programs of this machine."""
 
-import json
 import os
 import subprocess
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from innkeeper.cli.options import Output, Yes
+from innkeeper.cli.output import Format, emit_json, emit_table
 from innkeeper.lab.fleet import Lab
 from innkeeper.settings import settings
 from innkeeper.stack import footprint as usage
@@ -21,7 +20,6 @@ from innkeeper.stack.progress import printed
 app = typer.Typer(
     no_args_is_help=True, help="The programs of this machine: database, Prefect, worker, API."
 )
-JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -60,23 +58,26 @@ def down(
 
 
 @app.command()
-def status(as_json: JSON = False) -> None:
+def status(output: Output = Format.TABLE) -> None:
     """Show every program; the exit code is 1 unless all of them serve."""
     found = lifecycle.status()
-    if as_json:
-        typer.echo(json.dumps([asdict(program) for program in found], indent=2))
+    if output is Format.JSON:
+        emit_json([asdict(program) for program in found])
     else:
-        table = Table("program", "state", "healthy", "pid", "up", "address")
-        for program in found:
-            table.add_row(
-                program.name,
-                program.state,
-                "yes" if program.healthy else "no",
-                str(program.pid or ""),
-                f"{program.uptime} s" if program.pid else "",
-                program.address,
-            )
-        Console(soft_wrap=True).print(table)
+        emit_table(
+            ("program", "state", "healthy", "pid", "up", "address"),
+            [
+                (
+                    program.name,
+                    program.state,
+                    "yes" if program.healthy else "no",
+                    program.pid or "",
+                    f"{program.uptime} s" if program.pid else "",
+                    program.address,
+                )
+                for program in found
+            ],
+        )
     if not found or not all(program.healthy for program in found):
         raise typer.Exit(1)
 
@@ -100,26 +101,23 @@ def logs(
 @app.command()
 def footprint(
     seconds: Annotated[float, typer.Option(min=1, help="How long to watch.")] = 30.0,
-    as_json: JSON = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Measure memory and processor time of the running stack."""
     found = usage.measure(settings().home, seconds)
-    if as_json:
-        typer.echo(json.dumps([asdict(entry) for entry in found], indent=2))
+    if output is Format.JSON:
+        emit_json([asdict(entry) for entry in found])
         return
-    table = Table("program", "processes", "memory MiB", "% of a core")
-    for entry in found:
-        table.add_row(entry.name, str(entry.processes), f"{entry.memory:.0f}", f"{entry.cpu:.2f}")
-    memory, cpu = sum(e.memory for e in found), sum(e.cpu for e in found)
-    processes = sum(e.processes for e in found)
-    table.add_row("all", str(processes), f"{memory:.0f}", f"{cpu:.2f}", style="bold")
-    Console(soft_wrap=True).print(table)
+    processes = sum(entry.processes for entry in found)
+    total = usage.Usage("all", processes, sum(e.memory for e in found), sum(e.cpu for e in found))
+    emit_table(
+        ("program", "processes", "memory MiB", "% of a core"),
+        [(e.name, e.processes, f"{e.memory:.0f}", f"{e.cpu:.2f}") for e in (*found, total)],
+    )
 
 
 @app.command()
-def destroy(
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
+def destroy(yes: Yes = False) -> None:
     """Stop the stack and delete its databases and logs. There is no way back."""
     if not yes:
         typer.confirm(f"Delete the databases of {settings().home}?", abort=True)
