@@ -217,9 +217,9 @@ def test_an_external_database_is_not_run_here(
 
 
 def test_down_leaves_nothing_and_may_be_repeated(database: Settings) -> None:
-    assert lifecycle.down(database).was_database
+    assert lifecycle.down(database).was_running
     assert_nothing_left(database)
-    assert not lifecycle.down(database).was_database
+    assert not lifecycle.down(database).was_running
 
 
 def assert_nothing_left(chosen: Settings) -> None:
