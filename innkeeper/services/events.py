@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from typing import Any
 from uuid import UUID
 
@@ -95,11 +96,9 @@ def _decode(cursor: str) -> tuple[bool, int]:
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
-        direction, _, mark = text.partition(":")
-        if direction not in {"after", "before"} or not mark.isdecimal():
-            raise ValueError(text)
-        if (number := int(mark)) > _LARGEST_ID:
-            raise ValueError(text)
-    except (ValueError, binascii.Error) as error:
-        raise InvalidRequest("The cursor is not one of ours: start from the first page.") from error
-    return direction == "after", number
+    except (ValueError, binascii.Error):
+        text = ""
+    found = re.fullmatch(r"(after|before):([0-9]{1,19})", text)
+    if found is None or int(found[2]) > _LARGEST_ID:
+        raise InvalidRequest("The cursor is not one of ours: start from the first page.")
+    return found[1] == "after", int(found[2])

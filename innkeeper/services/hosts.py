@@ -1,0 +1,199 @@
+"""Hosts: register, list, change and remove; the size is asked of the host itself."""
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import delete, func, select
+from sqlalchemy import update as sql_update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from innkeeper.db.models import Artifact, Host, Network, PortForward, Server
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import Status
+from innkeeper.errors import Conflict, NotFound
+from innkeeper.services import events, probe, whereabouts
+from innkeeper.services.views import HostView
+from innkeeper.settings import settings
+
+DEFAULT_POOL_PATH = "/var/lib/innkeeper/pool"
+
+
+@dataclass(frozen=True)
+class _Use:
+    """What the servers of a host hold."""
+
+    vcpus: int = 0
+    memory_mib: int = 0
+    disk_gib: int = 0
+    servers: int = 0
+
+
+def add(
+    name: str,
+    uri: str,
+    *,
+    channel: str | None = None,
+    edge_address: str | None = None,
+    pool_path: str | None = None,
+    vcpus: int | None = None,
+    memory_mib: int | None = None,
+    disk_gib: int | None = None,
+    cpu_overcommit: float | None = None,
+    memory_overcommit: float | None = None,
+    actor: str = "system",
+) -> HostView:
+    """Probe a host over libvirt and register it; sizes that are given win over the probe's.
+
+    Raises:
+        InvalidRequest: URI, channel or path are malformed, or a needed one is missing.
+        HostNotUsable: libvirt there does not answer or refuses us.
+        Conflict: the name or the URI is registered already.
+    """
+    place = whereabouts.resolve(name, uri, channel, edge_address, pool_path or DEFAULT_POOL_PATH)
+    with transaction() as session:
+        _require_new(session, name, place)
+    found = probe.probe(place, accelerator=settings().accelerator, want_disk=disk_gib is None)
+    host = Host(
+        name=name,
+        uri=place.uri,
+        channel=place.channel,
+        edge_address=place.edge_address or probe.own_address(),
+        pool_path=place.pool_path,
+        vcpus=vcpus or found.vcpus,
+        memory_mib=memory_mib or found.memory_mib,
+        disk_gib=disk_gib or found.disk_gib,
+        virt_type=found.virt_type,
+        cpu_overcommit=cpu_overcommit or settings().cpu_overcommit,
+        memory_overcommit=memory_overcommit or settings().memory_overcommit,
+    )
+    try:
+        with transaction() as session:
+            _require_new(session, name, place)
+            session.add(host)
+            session.flush()
+            seen = _view(host, _Use())
+            events.record(session, "host.added", actor=actor, after=seen.model_dump(mode="json"))
+            return seen
+    except IntegrityError as error:
+        raise Conflict(f"Host '{name}' exists already: choose another name.") from error
+
+
+def _require_new(session: Session, name: str, place: whereabouts.Place) -> None:
+    if session.scalar(select(Host.id).where(Host.name == name)):
+        raise Conflict(f"Host '{name}' exists already: choose another name.")
+    if place.simulated:  # many of them may share one simulated libvirt
+        return
+    twin = session.scalar(select(Host.name).where(Host.uri == place.uri))
+    if twin:
+        raise Conflict(f"Host '{twin}' has this URI already: its capacity would count twice.")
+
+
+def all() -> list[HostView]:  # noqa: A001 - reads as hosts.all()
+    """Return every host with what is reserved of it, by name."""
+    with transaction() as session:
+        held = _held(session)
+        rows = session.scalars(select(Host).order_by(Host.name))
+        return [_view(row, held.get(row.id, _Use())) for row in rows]
+
+
+def get(host_id: UUID) -> HostView:
+    """Return a host, or raise NotFound."""
+    with transaction() as session:
+        host = _found(session, host_id)
+        return _view(host, _held(session).get(host_id, _Use()))
+
+
+def update(host_id: UUID, changes: dict[str, Any], *, actor: str = "system") -> HostView:
+    """Change fields of a host: sizes, overcommit, `enabled`, `edge_address`, `reachable`.
+
+    A size below what is reserved is allowed: nothing new is placed there then.
+
+    Raises:
+        NotFound: there is no such host.
+    """
+    with transaction() as session:
+        host = _found(session, host_id, lock=True)
+        before = {name: getattr(host, name) for name in changes}
+        changed = {name: value for name, value in changes.items() if value != before[name]}
+        for name, value in changed.items():
+            setattr(host, name, value)
+        if changed:
+            events.record(
+                session,
+                "host.changed",
+                actor=actor,
+                reason=f"host {host.name}",
+                before={name: before[name] for name in changed},
+                after=changed,
+            )
+        session.flush()
+        return _view(host, _held(session).get(host_id, _Use()))
+
+
+def remove(host_id: UUID, *, actor: str = "system") -> None:
+    """Forget a host. What Terraform made there (pool, networks) stays on it.
+
+    Raises:
+        NotFound: there is no such host.
+        Conflict: servers live there, or something of ours is left on it.
+    """
+    with transaction() as session:
+        host = _found(session, host_id, lock=True)
+        living = session.scalar(
+            select(func.count(Server.id)).where(
+                Server.host_id == host_id, (Server.status != Status.DELETED) | Server.reserved
+            )
+        )
+        if living:
+            raise Conflict(f"{living} server(s) live on '{host.name}': delete them first.")
+        left = session.scalar(select(func.count(Artifact.id)).where(Artifact.host_id == host_id))
+        if left:
+            raise Conflict(
+                f"{left} thing(s) of deleted servers are left on '{host.name}': reconcile reaps "
+                "them, then try again."
+            )
+        events.record(
+            session,
+            "host.removed",
+            actor=actor,
+            before=_view(host, _Use()).model_dump(mode="json"),
+        )
+        session.execute(sql_update(Server).where(Server.host_id == host_id).values(host_id=None))
+        session.execute(delete(PortForward).where(PortForward.host_id == host_id))
+        session.execute(delete(Network).where(Network.host_id == host_id))
+        session.delete(host)
+
+
+def _found(session: Session, host_id: UUID, *, lock: bool = False) -> Host:
+    host = session.get(Host, host_id, with_for_update=True if lock else None)
+    if host is None:
+        raise NotFound("There is no such host: see `innkeeper host list`.")
+    return host
+
+
+def _held(session: Session) -> dict[UUID, _Use]:
+    rows = session.execute(
+        select(
+            Server.host_id,
+            func.sum(Server.vcpus),
+            func.sum(Server.memory_mib),
+            func.sum(Server.disk_gib),
+            func.count(Server.id),
+        )
+        .where(Server.reserved, Server.host_id.is_not(None))
+        .group_by(Server.host_id)
+    )
+    return {row[0]: _Use(*(int(value) for value in row[1:])) for row in rows}
+
+
+def _view(host: Host, use: _Use) -> HostView:
+    return HostView.model_validate(host).model_copy(
+        update={
+            "reserved_vcpus": use.vcpus,
+            "reserved_memory_mib": use.memory_mib,
+            "reserved_disk_gib": use.disk_gib,
+            "servers": use.servers,
+        }
+    )
