@@ -79,6 +79,10 @@ class FileMissing(PermanentError):
     """A file that the host needs is not there."""
 
 
+class ImageUnusable(PermanentError):
+    """The image on the host is not what its format says."""
+
+
 class NotSupported(PermanentError):
     """This libvirt or QEMU cannot do that."""
 
@@ -173,6 +177,12 @@ _BY_TEXT: tuple[tuple[tuple[str, ...], type[InnkeeperError], str], ...] = (
     (("already exists with uuid",), NameTaken, "remove or rename what has that name"),
     (("storage vol already exists",), StateChanged, ""),
     (("is already running",), StateChanged, ""),
+    (("domain", "not running"), StateChanged, ""),
+    (
+        ("could not open backing image",),
+        ImageUnusable,
+        "import the image again, and apply the host's substrate",
+    ),
     (
         ("no such file or directory",),
         FileMissing,
@@ -237,7 +247,7 @@ def translated() -> Iterator[None]:
 
 def classify(error: libvirt.libvirtError) -> InnkeeperError:
     """Return the error of ours that says what a libvirt error means."""
-    said = " ".join(str(error.get_error_message() or error).split())
+    said = " ".join(str(error.get_error_message() or error).split()).rstrip(".")
     kind, step = _meaning(error.get_error_code(), said.lower())
     if issubclass(kind, TransientError):
         return kind(f"The hypervisor says: {said}.")

@@ -229,8 +229,11 @@ def set_clock(conn: libvirt.virConnect, server_id: UUID) -> None:
 
 @translated()
 def disk_errors(conn: libvirt.virConnect, server_id: UUID) -> dict[str, str]:
-    """Return the disks that failed, by device name: "no space" or "unspecified"."""
-    failed = _domain(conn, server_id).diskErrors(0)
+    """Return the disks that failed, by device name: "no space" or "unspecified".
+
+    The test driver invents an error on every disk: there, none counts.
+    """
+    failed = _disk_errors(_domain(conn, server_id))
     return {disk: _DISK_ERRORS.get(code, "unspecified") for disk, code in failed.items()}
 
 
@@ -262,8 +265,12 @@ def _tolerate_change(act: Callable[[], object], reached: Callable[[], bool]) -> 
             raise
 
 
+def _disk_errors(domain: libvirt.virDomain) -> dict[str, int]:
+    return {} if _is_test(domain.connect()) else domain.diskErrors(0)
+
+
 def _resume(domain: libvirt.virDomain) -> None:
-    if libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE in domain.diskErrors(0).values():
+    if libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE in _disk_errors(domain).values():
         _tolerate_change(domain.resume, lambda: _state(domain) is PowerState.RUNNING)
         time.sleep(_POLL_SECONDS)
         if _state(domain) is PowerState.PAUSED:

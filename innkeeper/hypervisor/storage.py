@@ -26,7 +26,7 @@ from innkeeper.hypervisor.transfer import Source, formatted_capacity, send
 from innkeeper.hypervisor.xml.element import parse
 from innkeeper.hypervisor.xml.storage import Pool, Volume
 
-_SECTOR = 512  # QEMU rounds capacities up to whole sectors
+_GRAIN = 1024  # libvirt hands capacities to qemu-img in KiB, rounded up
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,12 @@ def ensure_volume(  # noqa: PLR0917  # the backing file's path and format belong
         VolumeAbsent: the backing file is not a volume that the host knows.
         PoolFull, PoolBusy: as they say.
     """
-    capacity = -(-capacity_bytes // _SECTOR) * _SECTOR
+    capacity = -(-capacity_bytes // _GRAIN) * _GRAIN
     wanted = Volume(
         name=name,
         capacity=capacity,
         format="qcow2",
+        compat="1.1",
         backing_path=Path(backing_path) if backing_path else None,
         backing_format=backing_format if backing_path else None,
     )

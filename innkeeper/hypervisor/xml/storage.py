@@ -22,6 +22,8 @@ class Volume(Element, tag="volume"):
     allocation_unit: str = attribute("unit", of="allocation", default="bytes")
     allocation: int = text(of="allocation", default=0)  # sparse: libvirt's default fills the file
     format: str = attribute("type", of="target/format")
+    # Version of qcow2; libvirt's default 0.10 cannot discard above a backing file.
+    compat: str | None = text(of="target/compat", default=None)
     mode: str | None = text(of="target/permissions/mode", default=None)
     backing_path: Path | None = text(of="backingStore/path", default=None)
     backing_format: str | None = attribute("type", of="backingStore/format", default=None)
