@@ -1,8 +1,10 @@
 """The project network of a host: the guest's DHCP entry."""
 
 from innkeeper.domain.steps import ArtifactKind
+from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import network
 from innkeeper.hypervisor.connection import connect
+from innkeeper.services import leases
 from innkeeper.services.blueprint import Blueprint
 from tasks.step import step
 
@@ -20,8 +22,11 @@ def give_lease(b: Blueprint) -> str:
 
 @give_lease.undone_by
 def take_lease(b: Blueprint) -> str:
-    """Remove the DHCP entry."""
+    """Remove the DHCP entry and end the lease."""
     network.remove_dhcp_host(connect(b.host.uri), b.network.name, b.mac)
+    if not b.host.simulated:
+        channel = open_channel(b.host.channel)
+        leases.release(b.host.id, channel, b.network.name, b.ip, b.mac)
     return f"{b.mac} forgotten"
 
 

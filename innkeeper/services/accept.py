@@ -133,7 +133,7 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
     ports = dict(
         session.execute(
             select(PortForward.host_id, func.count(PortForward.id)).group_by(PortForward.host_id)
-        ).tuples()
+        ).tuples().all()
     )
     first, last = settings().forward_ports
     return [

@@ -32,7 +32,7 @@ def views(session: Session, operations: list[Operation]) -> list[OperationView]:
         steps[step.operation_id].append(StepView.model_validate(step))
     servers = {operation.server_id for operation in operations}
     names = dict(
-        session.execute(select(Server.id, Server.name).where(Server.id.in_(servers))).tuples()
+        session.execute(select(Server.id, Server.name).where(Server.id.in_(servers))).tuples().all()
     )
     return [
         OperationView(
@@ -125,17 +125,14 @@ def cancel(operation_id: UUID, project_id: UUID | None, actor: str) -> Operation
 
 
 def awaiting_dispatch(older_than_seconds: float, limit: int = 2000) -> list[OperationView]:
-    """Return queued operations whose flow run was not started, or long ago, oldest first."""
+    """Return queued operations that were never dispatched, or long ago, oldest first."""
     before = now() - timedelta(seconds=older_than_seconds)
     with transaction() as session:
         rows = session.scalars(
             select(Operation)
             .where(
                 Operation.phase == Phase.QUEUED,
-                or_(
-                    Operation.dispatched_at.is_(None) & (Operation.created_at <= before),
-                    Operation.dispatched_at <= before,
-                ),
+                or_(Operation.dispatched_at.is_(None), Operation.dispatched_at <= before),
             )
             .order_by(Operation.created_at)
             .limit(limit)

@@ -1,0 +1,228 @@
+"""Reconciliation: what dead runs left is resumed or undone, what strayed is adopted or reaped."""
+
+import logging
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import delete, select, update
+
+from innkeeper.db.models import Artifact, Host, Operation, Server, now
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import Phase, Status, Verb
+from innkeeper.domain.naming import POOL
+from innkeeper.host.channel import HostChannel, open_channel
+from innkeeper.hypervisor import guest, network, storage
+from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.power import PowerState
+from innkeeper.services import edges, events, journal, leases, operations
+from innkeeper.services.survey import Finding
+from innkeeper.services.views import OperationView
+from innkeeper.settings import settings
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""An operation whose runs died this often is undone: what kills workers must not loop."""
+
+_POWERED = {PowerState.RUNNING: Status.ACTIVE, PowerState.OFF: Status.STOPPED}
+_POWERED[PowerState.CRASHED] = Status.STOPPED
+
+
+@dataclass(frozen=True)
+class RunningOperation:
+    """An operation that a flow run holds, and for how many seconds it has been silent."""
+
+    operation_id: UUID
+    attempt: int
+    flow_run_id: UUID | None
+    silent_seconds: float
+
+    @property
+    def silent(self) -> bool:
+        """Tell whether the heartbeat has stopped."""
+        return self.silent_seconds > settings().stale_after_seconds
+
+
+def running() -> list[RunningOperation]:
+    """Return all operations that a run holds."""
+    with transaction() as session:
+        rows = session.scalars(select(Operation).where(Operation.phase == Phase.RUNNING)).all()
+        instant = now()
+        return [
+            RunningOperation(
+                row.id,
+                row.attempt,
+                row.flow_run_id,
+                (instant - (row.heartbeat_at or row.created_at)).total_seconds(),
+            )
+            for row in rows
+        ]
+
+
+def requeue(operation_id: UUID, attempt: int, reason: str) -> OperationView | None:
+    """Take an operation away from a dead run, so that the next attempt resumes or undoes it.
+
+    The attempt is raised at once: should the run live after all, its next step does nothing.
+    Returns None when somebody else was faster.
+    """
+    with transaction() as session:
+        taken = session.execute(
+            update(Operation)
+            .where(
+                Operation.id == operation_id,
+                Operation.attempt == attempt,
+                Operation.phase == Phase.RUNNING,
+            )
+            .values(
+                phase=Phase.QUEUED, attempt=attempt + 1, dispatched_at=None, flow_run_id=None
+            )
+        )
+        if taken.rowcount != 1:  # type: ignore[attr-defined]
+            return None
+        operation = session.get_one(Operation, operation_id, populate_existing=True)
+        if attempt >= 2 * ATTEMPTS and operation.verb != Verb.DELETE and not operation.undoing:
+            operation.undoing = True
+            operation.error = f"Given up after {ATTEMPTS} runs that died: {reason}"
+        events.record(
+            session,
+            "operation.taken-over",
+            project_id=operation.project_id,
+            server_id=operation.server_id,
+            operation_id=operation.id,
+            reason=reason,
+        )
+        session.flush()
+        return operations.view(session, operation)
+
+
+def observe_power(server_id: UUID, power_state: PowerState | None, detail: str = "") -> bool:
+    """Adopt a power change that nobody asked us for; tell whether the status changed.
+
+    A server with an operation in flight is left to it. A missing domain is reported, not adopted.
+    """
+    status = _POWERED.get(power_state) if power_state is not None else None
+    if status is None:
+        return False
+    with transaction() as session:
+        other = Status.STOPPED if status is Status.ACTIVE else Status.ACTIVE
+        changed = session.execute(
+            update(Server)
+            .where(
+                Server.id == server_id, Server.operation_id.is_(None), Server.status == other
+            )
+            .values(status=status, updated_at=now())
+        )
+        if changed.rowcount != 1:  # type: ignore[attr-defined]
+            return False
+        server = session.get_one(Server, server_id)
+        events.record(
+            session,
+            "server.power.observed",
+            actor="host",
+            project_id=server.project_id,
+            server_id=server_id,
+            reason=detail or f"the domain is {power_state}",
+            before={"status": other},
+            after={"status": status},
+        )
+        return True
+
+
+def host_reachable(host_id: UUID, reachable: bool) -> None:
+    """Note whether a host answers; an unreachable one gets no new servers."""
+    with transaction() as session:
+        changed = session.execute(
+            update(Host)
+            .where(Host.id == host_id, Host.reachable != reachable)
+            .values(reachable=reachable)
+        )
+        if changed.rowcount == 1:  # type: ignore[attr-defined]
+            name = session.get_one(Host, host_id).name
+            kind = "host.reachable" if reachable else "host.unreachable"
+            events.record(session, kind, reason=f"host {name}")
+
+
+def adopt_power(host_id: UUID) -> int:
+    """Compare every domain of ours on a host with its server's status; return how many changed."""
+    with transaction() as session:
+        uri = session.get_one(Host, host_id).uri
+    return sum(
+        observe_power(domain.server_id, domain.power_state) for domain in guest.owned(connect(uri))
+    )
+
+
+def host_ids() -> list[UUID]:
+    """Return the hosts that take part in reconciliation."""
+    with transaction() as session:
+        return list(session.scalars(select(Host.id).order_by(Host.name)))
+
+
+def reap(host_id: UUID, findings: list[Finding]) -> list[Finding]:
+    """Remove what nobody owns, close the rows, give back what was reserved; return what was done.
+
+    Every finding is checked again: an operation may have begun since the survey.
+    """
+    with transaction() as session:
+        host = session.get_one(Host, host_id)
+    channel = open_channel(host.channel)
+    reaped = []
+    for finding in findings:
+        if not finding.reapable or (finding.server_id and _busy(finding.server_id)):
+            continue
+        _remove(host, channel, finding)
+        _forget(host, finding)
+        reaped.append(finding)
+    return reaped
+
+
+def _busy(server_id: UUID) -> bool:
+    with transaction() as session:
+        server = session.get(Server, server_id)
+        return server is not None and server.operation_id is not None
+
+
+def _remove(host: Host, channel: HostChannel, finding: Finding) -> None:
+    connection = connect(host.uri)
+    if finding.kind == "domain" and finding.server_id:
+        guest.destroy(connection, finding.server_id)
+        guest.undefine(connection, finding.server_id)
+    elif finding.kind in {"volume", "seed"}:
+        storage.delete_volume(connection, POOL, finding.name)
+    elif finding.kind == "dhcp-entry" and finding.network:
+        network.remove_dhcp_host(connection, finding.network, finding.name)
+    elif finding.kind == "lease" and finding.network and finding.address:
+        leases.release(host.id, channel, finding.network, finding.address, finding.name)
+    elif finding.kind == "forward":
+        edges.load(host.id)
+
+
+def _forget(host: Host, finding: Finding) -> None:
+    """Close the artifact's row and release its server when that was the last one."""
+    name = finding.name.split(" ", 1)[-1] if finding.kind == "row" else finding.name
+    with transaction() as session:
+        session.execute(
+            delete(Artifact).where(Artifact.host_id == host.id, Artifact.name == name)
+        )
+        events.record(
+            session,
+            "artifact.reaped",
+            server_id=finding.server_id,
+            reason=f"{finding.kind} {finding.name} on {host.name}: {finding.problem}",
+        )
+        server = session.get(Server, finding.server_id) if finding.server_id else None
+        if (
+            server is not None
+            and server.status == Status.ERROR
+            and not journal.has_artifacts(session, server.id)
+        ):
+            journal.release(session, server)
+
+
+def ask_cancel(operation_id: UUID) -> None:
+    """Note that somebody cancelled the flow run in the Prefect UI: the next attempt undoes."""
+    with transaction() as session:
+        session.execute(
+            update(Operation)
+            .where(Operation.id == operation_id, Operation.verb != Verb.DELETE)
+            .values(cancel_requested=True)
+        )

@@ -1,0 +1,286 @@
+"""What is on a host, held against what the database says should be there.
+
+The audit shows the findings, reconcile acts on those that may be reaped: things of a server that
+has nothing in flight and should not have them. What belongs to a project that this database does
+not know is another installation's and is never touched.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from innkeeper.db.models import (
+    Artifact,
+    Disk,
+    Host,
+    Network,
+    Nic,
+    Project,
+    Server,
+)
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import Status
+from innkeeper.domain.naming import POOL, seed_of, server_of
+from innkeeper.domain.steps import ArtifactKind
+from innkeeper.errors import InnkeeperError
+from innkeeper.host import edge
+from innkeeper.host.channel import open_channel
+from innkeeper.hypervisor import guest, network, storage
+from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.errors import Absent
+from innkeeper.hypervisor.guest import OwnedDomain
+from innkeeper.services import edges
+
+NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A difference between a host and the database."""
+
+    host: str
+    kind: str
+    name: str
+    problem: str
+    server_id: UUID | None = None
+    network: str | None = None
+    address: str | None = None
+    reapable: bool = False
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A server as the database knows it."""
+
+    name: str
+    status: Status
+    busy: bool
+    reserved: bool
+    volumes: frozenset[str]
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether nothing of it should exist."""
+        return not self.busy and (self.status is Status.DELETED or not self.reserved)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the database expects of one host."""
+
+    host: Host
+    projects: frozenset[UUID]
+    servers: dict[UUID, _Known]
+    networks: dict[str, str]
+    macs: dict[str, UUID]
+    artifacts: tuple[Artifact, ...]
+
+
+def expectation(host_id: UUID) -> Expectation:
+    """Return what should be on a host."""
+    with transaction() as session:
+        host = session.get_one(Host, host_id)
+        networks = session.execute(
+            select(Network.name, Network.bridge).where(Network.host_id == host_id)
+        ).tuples()
+        macs = session.execute(
+            select(Nic.mac, Nic.server_id)
+            .join(Network, Network.id == Nic.network_id)
+            .where(Network.host_id == host_id)
+        ).tuples()
+        rows = session.scalars(select(Artifact).where(Artifact.host_id == host_id))
+        return Expectation(
+            host,
+            frozenset(session.scalars(select(Project.id))),
+            _servers(session, host_id),
+            dict(networks.all()),
+            dict(macs.all()),
+            tuple(rows),
+        )
+
+
+def _servers(session: Session, host_id: UUID) -> dict[UUID, _Known]:
+    volumes: dict[UUID, set[str]] = {}
+    for server_id, volume in session.execute(
+        select(Disk.server_id, Disk.volume)
+        .join(Server, Server.id == Disk.server_id)
+        .where(Server.host_id == host_id)
+    ):
+        volumes.setdefault(server_id, set()).update({volume, seed_of(volume)})
+    return {
+        row.id: _Known(
+            row.name,
+            Status(row.status),
+            row.operation_id is not None,
+            row.reserved,
+            frozenset(volumes.get(row.id, ())),
+        )
+        for row in session.scalars(select(Server).where(Server.host_id == host_id))
+    }
+
+
+def audit() -> list[Finding]:
+    """Return every difference on every host; an unreachable host is a finding, too."""
+    with transaction() as session:
+        hosts = session.execute(select(Host.id, Host.name).order_by(Host.name)).tuples().all()
+    findings: list[Finding] = []
+    for host_id, name in hosts:
+        try:
+            findings += survey(host_id)
+        except InnkeeperError as error:
+            findings.append(Finding(name, "host", name, f"cannot be surveyed: {error}"))
+    return findings
+
+
+def survey(host_id: UUID) -> list[Finding]:
+    """Return the differences on one host.
+
+    Raises:
+        HostUnreachable: nothing can be said about it now.
+    """
+    expected = expectation(host_id)
+    connection = connect(expected.host.uri)
+    owned = guest.owned(connection)
+    volumes = _volume_names(expected.host.uri)
+    findings = _domains(expected, owned)
+    findings += _volumes(expected, volumes)
+    findings += _dhcp(expected)
+    findings += _forwards(expected)
+    findings += _nvram(expected, owned)
+    findings += _rows(expected, {domain.name for domain in owned}, set(volumes))
+    return findings
+
+
+def _volume_names(uri: str) -> list[str]:
+    try:
+        return storage.volume_names(connect(uri), POOL)
+    except Absent:  # no server was ever placed there
+        return []
+
+
+def _domains(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
+    found = []
+    host = expected.host.name
+    for domain in owned:
+        known = expected.servers.get(domain.server_id)
+        if domain.project_id not in expected.projects:
+            continue
+        if known is None or known.gone:
+            why = "its server is unknown here" if known is None else f"its server is {known.status}"
+            found.append(
+                Finding(host, "domain", domain.name, why, domain.server_id, reapable=True)
+            )
+    present = {domain.server_id for domain in owned}
+    found += [
+        Finding(host, "domain", known.name, f"missing, though the server is {known.status}", key)
+        for key, known in expected.servers.items()
+        if not known.busy and known.status in {Status.ACTIVE, Status.STOPPED} and key not in present
+    ]
+    return found
+
+
+def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
+    found = []
+    for name in names:
+        server_id = server_of(name)
+        known = expected.servers.get(server_id) if server_id else None
+        if known is None or known.busy:
+            continue
+        if known.gone or name not in known.volumes:
+            kind = "seed" if name.endswith(".iso") else "volume"
+            why = f"its server is {known.status} and does not use it"
+            found.append(
+                Finding(expected.host.name, kind, name, why, server_id, reapable=True)
+            )
+    for server_id, known in expected.servers.items():
+        if not known.busy and known.status in {Status.ACTIVE, Status.STOPPED}:
+            found += [
+                Finding(expected.host.name, "volume", name, "missing", server_id)
+                for name in sorted(known.volumes - set(names))
+            ]
+    return found
+
+
+def _dhcp(expected: Expectation) -> list[Finding]:
+    found = []
+    host = expected.host
+    for name in expected.networks:
+        try:
+            entries = network.dhcp_hosts(connect(host.uri), name)
+            leases = network.leases(connect(host.uri), name)
+        except Absent:  # the network is made with its first server
+            continue
+        found += [
+            Finding(
+                host.name, "dhcp-entry", entry.mac, "no server has this MAC",
+                network=name, address=entry.ip, reapable=True,
+            )
+            for entry in entries
+            if entry.mac not in expected.macs
+        ]
+        found += [
+            Finding(
+                host.name, "lease", lease.mac, "no server has this MAC",
+                network=name, address=lease.ip, reapable=True,
+            )
+            for lease in leases
+            if lease.mac not in expected.macs
+        ]
+    return found
+
+
+def _forwards(expected: Expectation) -> list[Finding]:
+    host = expected.host
+    wanted = edges.rules(host.id).forwards
+    actual = edge.forwards(open_channel(host.channel))
+    found = [
+        Finding(host.name, "forward", str(port), "open, but no server has it", reapable=True)
+        for port in actual
+        if actual[port] != wanted.get(port)
+    ]
+    found += [
+        Finding(host.name, "forward", str(port), "closed, but a server has it", reapable=True)
+        for port in wanted
+        if port not in actual
+    ]
+    return found
+
+
+def _nvram(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
+    if expected.host.virt_type == "test":
+        return []
+    argv = ["find", NVRAM_FOLDER, "-maxdepth", "1", "-name", "ik-*"]
+    listed = open_channel(expected.host.channel).run(argv)
+    names = {domain.name for domain in owned}
+    return [
+        Finding(expected.host.name, "nvram", path, "no domain has it")
+        for path in listed.stdout.split()
+        if path.rsplit("/", 1)[-1].removesuffix("_VARS.fd") not in names
+    ]
+
+
+def _rows(expected: Expectation, domains: set[str], volumes: set[str]) -> list[Finding]:
+    """Find rows of artifacts that a server has no right to, whether the thing exists or not."""
+    exists: dict[str, Callable[[str], bool]] = {
+        ArtifactKind.DOMAIN: domains.__contains__,
+        ArtifactKind.VOLUME: volumes.__contains__,
+        ArtifactKind.SEED: volumes.__contains__,
+    }
+    found = []
+    for row in expected.artifacts:
+        known = expected.servers.get(row.server_id) if row.server_id else None
+        if known is None or known.busy:
+            continue
+        unused = row.kind in {"volume", "seed"} and row.name not in known.volumes
+        orphaned = known.gone or known.status is Status.ERROR or unused
+        if orphaned and not exists.get(row.kind, lambda _: False)(row.name):
+            found.append(
+                Finding(
+                    expected.host.name, "row", f"{row.kind} {row.name}", "the thing is gone",
+                    row.server_id, reapable=True,
+                )
+            )
+    return found

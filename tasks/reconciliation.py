@@ -1,0 +1,83 @@
+"""Reconciliation: revive what dead runs left, start what waits, adopt and reap on every host."""
+
+import asyncio
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import acreate_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from innkeeper import dispatch
+from innkeeper.dispatch import RunFate
+from innkeeper.errors import InnkeeperError
+from innkeeper.services import operations, reconcile, survey
+from innkeeper.services.survey import Finding
+
+DISPATCH_AGAIN_SECONDS = 15.0
+
+
+def revive() -> list[str]:
+    """Take operations away from dead flow runs; the next attempt resumes or undoes them.
+
+    Dead is a run that Prefect calls ended, or whose heartbeat in our database has stopped. When
+    Prefect is down only the heartbeat counts.
+    """
+    held = reconcile.running()
+    states = dispatch.flow_run_states([h.flow_run_id for h in held if h.flow_run_id]) or {}
+    revived = []
+    for operation in held:
+        state = states.get(operation.flow_run_id) if operation.flow_run_id else None
+        ended = state is not None and dispatch.fate(state) is RunFate.ENDED
+        if not (ended or operation.silent):
+            continue
+        if state == "Cancelled":
+            reconcile.ask_cancel(operation.operation_id)
+        why = f"its flow run is {state}" if ended else "its flow run fell silent"
+        if reconcile.requeue(operation.operation_id, operation.attempt, why):
+            revived.append(f"{operation.operation_id}: {why}")
+    return revived
+
+
+def dispatch_waiting(older_than_seconds: float = DISPATCH_AGAIN_SECONDS) -> int:
+    """Start flow runs of operations that wait; starting twice is harmless. Return how many."""
+    waiting = operations.awaiting_dispatch(older_than_seconds)
+    for view in waiting:
+        dispatch.dispatch(view)
+    return len(waiting)
+
+
+def mend_host(host_id: UUID) -> list[Finding]:
+    """Adopt power changes, reap orphans and load a strayed edge; return what is worth showing."""
+    try:
+        reconcile.adopt_power(host_id)
+        findings = survey.survey(host_id)
+        reconcile.reap(host_id, findings)
+    except InnkeeperError as error:
+        return [Finding(str(host_id), "host", str(host_id), f"cannot be reconciled: {error}")]
+    return findings
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+async def revive_operations() -> None:
+    """Resume or undo what dead runs left, then start everything that waits."""
+    logger = get_run_logger()
+    for line in await asyncio.to_thread(revive):
+        logger.warning("taken over: %s", line)
+    started = await asyncio.to_thread(dispatch_waiting)
+    if started:
+        logger.info("%d waiting operations were started", started)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+async def mend_hosts() -> None:
+    """Bring every host in line with the database, side by side."""
+    hosts = await asyncio.to_thread(reconcile.host_ids)
+    found = await asyncio.gather(*(asyncio.to_thread(mend_host, host) for host in hosts))
+    rows = [
+        {"host": f.host, "kind": f.kind, "name": f.name, "problem": f.problem, "reaped": f.reapable}
+        for findings in found
+        for f in findings
+    ]
+    if rows:
+        await acreate_table_artifact(rows, key="drift", description="Differences found")
