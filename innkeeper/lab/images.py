@@ -14,13 +14,14 @@ from pathlib import Path
 from filelock import FileLock
 
 from innkeeper.errors import NotFound
-from innkeeper.lab import rootfs, tiny
+from innkeeper.lab import debian, rootfs, tiny
 from innkeeper.settings import settings
 
 BUILDERS: dict[str, Callable[[Path, Path, Path], None]] = {
     "tiny": tiny.build,
+    "debian": debian.build,
 }
-SOURCES = ("disk.py", "rootfs.py", "tiny.py")
+SOURCES = ("disk.py", "rootfs.py", "tiny.py", "debian.py")
 
 Progress = Callable[[str, float], None]
 

@@ -30,13 +30,28 @@ PACKAGES = (
     "systemd-sysv",
     "udev",
 )
+# Kept out at installation: no lab guest reads or drives them, and every build would copy them.
+EXCLUDED = (
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/doc/*",
+    "/lib/modules/*/kernel/drivers/gpu/*",
+    "/lib/modules/*/kernel/drivers/infiniband/*",
+    "/lib/modules/*/kernel/drivers/media/*",
+    "/lib/modules/*/kernel/drivers/net/ethernet/*",
+    "/lib/modules/*/kernel/drivers/usb/*",
+    "/lib/modules/*/kernel/sound/*",
+)
+INCLUDED = ("/usr/share/doc/*/copyright",)
 BOOTSTRAP_SECONDS = 1800.0
 STEP_SECONDS = 300.0
 
 
 def fingerprint() -> str:
     """Return what the root file system depends on, as a hash."""
-    return hashlib.sha256("\n".join((SUITE, *PACKAGES)).encode()).hexdigest()
+    parts = (SUITE, *PACKAGES, *EXCLUDED, *INCLUDED)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def bootstrap(target: Path) -> None:
@@ -46,8 +61,10 @@ def bootstrap(target: Path) -> None:
         ImageBuildFailed: apt knows no mirror for the suite, or a package could not be had.
     """
     include = f"--include={','.join(PACKAGES)}"
+    filters = [f"--dpkgopt=path-exclude={path}" for path in EXCLUDED]
+    filters += [f"--dpkgopt=path-include={path}" for path in INCLUDED]
     call(
-        ["mmdebstrap", "--variant=minbase", "--quiet", include, SUITE, str(target), "-"],
+        ["mmdebstrap", "--variant=minbase", "--quiet", *filters, include, SUITE, str(target), "-"],
         data="\n".join(_sources()),
         timeout=BOOTSTRAP_SECONDS,
     )
