@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 compile=(.venv/bin/pip-compile --quiet --allow-unsafe --generate-hashes --no-emit-find-links
-  --no-emit-index-url --no-emit-trusted-host --no-strip-extras)
+  --no-emit-index-url --no-emit-trusted-host --strip-extras)
 "${compile[@]}" --output-file=requirements.lock requirements.in
 "${compile[@]}" --output-file=requirements-dev.lock requirements-dev.in
