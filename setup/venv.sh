@@ -33,8 +33,11 @@ build() {
   fi
   local arguments=() lock
   for lock in "${locks[@]}"; do arguments+=(-r "$lock"); done
+  # The lock names everything, so nothing is resolved: the pip of Debian 12 cannot match an extra
+  # like sqlalchemy[asyncio] to its hash.
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes \
-    "${arguments[@]}"
+    --no-deps "${arguments[@]}"
+  "$venv/bin/python" -m pip check --disable-pip-version-check
   # The checkout itself is importable, and its command is beside the interpreter.
   "$venv/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))" |
     { read -r site && printf '%s\n' "$root" >"$site/innkeeper-checkout.pth"; }
