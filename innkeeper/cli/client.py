@@ -23,7 +23,7 @@ TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 STREAM_TIMEOUT = httpx.Timeout(60.0, connect=3.0)  # the API sends a comment more often than that
 ATTEMPTS = 4
 LARGEST_PAGE = 100
-_WAIT = wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1)
+_WAIT = wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1)
 _NO_CONTENT = 204
 _TOO_MANY = 429
 _LONGEST_PAUSE = 60.0  # seconds that we wait when the API asks for a pause

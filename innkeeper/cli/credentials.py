@@ -1,11 +1,14 @@
 """Which API and which key: the environment first, then this machine's stack."""
 
 import os
+import re
 
 import httpx
 
 from innkeeper.cli.failures import Unauthorised, UsageFailure
 from innkeeper.settings import settings
+
+_HOST = re.compile(r"^[\w.:%-]+\Z")
 
 
 def api_url() -> str:
@@ -19,7 +22,7 @@ def api_url() -> str:
         parsed = httpx.URL(address)
     except httpx.InvalidURL:
         parsed = httpx.URL()
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
+    if parsed.scheme not in {"http", "https"} or not _HOST.match(parsed.host):
         raise UsageFailure(
             "INNKEEPER_API_URL is not an address",
             f"'{address}' should look like http://127.0.0.1:8480.",
