@@ -8,7 +8,7 @@ import httpx
 from innkeeper.cli.failures import Unauthorised, UsageFailure
 from innkeeper.settings import settings
 
-_HOST = re.compile(r"^[\w.:%-]+\Z")
+_HOST = re.compile(r"^[\w.:-]+\Z")
 
 
 def api_url() -> str:
