@@ -37,7 +37,9 @@ class Resync:
 class PowerChanged:
     """A domain changed its power state; None: its definition is gone.
 
-    `detail` is a word such as booted, shutdown, destroyed, crashed, saved, io-error, removed.
+    `detail` is a word: booted, restored, resumed, paused, io-error, shutdown (by the guest),
+    destroyed (by force), failed (QEMU died), crashed (the guest panicked), saved, removed.
+    A start tells "resumed", then "booted".
     Domains that are not ours send events too: their UUID is the id of no server.
     """
 
@@ -80,7 +82,7 @@ def watch(uri: str, on_event: Callable[[Event], None], stop: threading.Event) ->
     without a `Resync` after it.
     """
     pause = wait_exponential_jitter(
-        initial=_BACKOFF_INITIAL_SECONDS, max=_BACKOFF_LONGEST_SECONDS, jitter=0.2
+        multiplier=_BACKOFF_INITIAL_SECONDS, max=_BACKOFF_LONGEST_SECONDS, jitter=0.2
     )
     while not stop.is_set():
         retrying = Retrying(
