@@ -52,7 +52,10 @@ class HostChannel(Protocol):
     """What every kind of channel can do. Blocking, safe to share between threads."""
 
     def run(
-        self, argv: Sequence[str], input: str | bytes | None = None, timeout: float = 30.0  # noqa: A002
+        self,
+        argv: Sequence[str],
+        input: str | bytes | None = None,  # noqa: A002 - as subprocess calls it
+        timeout: float = 30.0,
     ) -> CommandResult:
         """Run `argv` as root would on the host and return how it ended; `timeout` in seconds.
 

@@ -25,7 +25,10 @@ class CommandChannel(ABC):
         """Run `argv` with `data` on its input; return exit code, output and error output."""
 
     def run(
-        self, argv: Sequence[str], input: str | bytes | None = None, timeout: float = 30.0  # noqa: A002
+        self,
+        argv: Sequence[str],
+        input: str | bytes | None = None,  # noqa: A002 - as subprocess calls it
+        timeout: float = 30.0,
     ) -> CommandResult:
         """Run a command on the host: see `HostChannel.run`."""
         data = input.encode() if isinstance(input, str) else input

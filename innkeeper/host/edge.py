@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from innkeeper.host.channel import CommandFailed, HostChannel
+from innkeeper.host.channel import HostChannel
 
 FAMILY = "inet"
 TABLE = "innkeeper"
-# Two maps with the same keys, because the JSON parser of nftables before 1.0.8 (Debian 12 has 1.0.6)
-# takes no map to `ipv4_addr . inet_service`: it refuses the map and crashes on a rule that uses it.
+# Two maps with the same keys: the JSON parser of nftables in Debian 12 (1.0.6) takes no map to
+# `ipv4_addr . inet_service`. It refuses the map and crashes on a rule that uses it.
 ADDRESSES = "forward_addresses"
 PORTS = "forward_ports"
 NO_SUCH_TABLE = "No such file or directory"
@@ -86,8 +86,9 @@ def forwards(channel: HostChannel) -> dict[int, tuple[str, int]]:
     result = channel.run(["nft", "-j", "list", "table", FAMILY, TABLE])
     if result.returncode != 0 and NO_SUCH_TABLE in result.stderr:
         return {}
-    listed = [entry["map"] for entry in json.loads(result.check().stdout)["nftables"] if "map" in entry]
-    maps = {entry["name"]: dict(entry.get("elem", [])) for entry in listed}
+    listed = json.loads(result.check().stdout)["nftables"]
+    found = [entry["map"] for entry in listed if "map" in entry]
+    maps = {entry["name"]: dict(entry.get("elem", [])) for entry in found}
     ports = maps.get(PORTS, {})
     return {port: (address, ports[port]) for port, address in maps.get(ADDRESSES, {}).items()}
 

@@ -20,16 +20,14 @@ def execute_locally(
     Raises:
         CommandTimedOut: it was killed because the time was up.
     """
-    given = {"stdin": subprocess.DEVNULL} if data is None else {}
     try:
         done = subprocess.run(
             list(argv),
-            input=data,
+            input=data or b"",  # never our own terminal
             capture_output=True,
             check=False,
             timeout=timeout,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
-            **given,
         )
     except subprocess.TimeoutExpired as error:
         raise CommandTimedOut(f"{program} did not end within {timeout:.0f} s.") from error

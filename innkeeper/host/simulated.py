@@ -26,7 +26,10 @@ class SimulatedChannel:
         return self.folder / "nft.json"
 
     def run(
-        self, argv: Sequence[str], input: str | bytes | None = None, timeout: float = 30.0  # noqa: A002
+        self,
+        argv: Sequence[str],
+        input: str | bytes | None = None,  # noqa: A002 - as subprocess calls it
+        timeout: float = 30.0,
     ) -> CommandResult:
         """Record or answer an `nft` call; any other command succeeds and says nothing."""
         del timeout

@@ -51,7 +51,7 @@ def furnish(spec: dict[str, Any]) -> None:
 
 
 def forget_other_namespaces() -> None:
-    """Drop our copy of every pinned namespace: it would keep other lab hosts alive after their end."""
+    """Drop our copies of pinned namespaces: they would keep other lab hosts alive for ever."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     for line in lines:
         if " - nsfs " in line:
@@ -60,7 +60,7 @@ def forget_other_namespaces() -> None:
 
 
 def mount(*arguments: str) -> None:
-    """Call mount(8)."""
+    """Mount what the arguments say; they are those of the program."""
     subprocess.run(["mount", *arguments], check=True)
 
 

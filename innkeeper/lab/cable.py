@@ -116,7 +116,10 @@ def _plug_inside(namespace: Path, index: int) -> bool:
         f"link set lo up\nroute replace default via {outer_address(index)}\n"
     )
     done = subprocess.run(
-        [*enter, "-batch", "-"], input=batch.encode(), capture_output=True, check=False,
+        [*enter, "-batch", "-"],
+        input=batch.encode(),
+        capture_output=True,
+        check=False,
         timeout=SECONDS,
     )
     return done.returncode == 0

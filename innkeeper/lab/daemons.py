@@ -136,4 +136,4 @@ def _end(processes: list[psutil.Process], patience: float) -> None:
         if not remaining:
             return
     pids = ", ".join(str(process.pid) for process in remaining)
-    raise LabProcessesRemain(f"Processes {pids} did not end: look why, then take the lab down again.")
+    raise LabProcessesRemain(f"Processes {pids} did not end: see why, then repeat `lab down`.")

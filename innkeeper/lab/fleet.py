@@ -33,7 +33,7 @@ class LabHost:
 
 
 class Lab:
-    """The lab hosts of one Innkeeper home: lab1, lab2, …
+    """The lab hosts of one Innkeeper home, named lab1, lab2 and so on.
 
     `first_index` is where to start looking for a free 10.88.<index>.0 network.
     """
