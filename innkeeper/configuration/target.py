@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Target:
-    """A guest's SSH server: address, port, login, and the public host key that it was given."""
+    """A guest's SSH server: address, port, login, and the public host key that it was given.
+
+    With a `name`, that is the host name the server must have, and what errors call it.
+    """
 
     host: str
     port: int
     user: str
     host_key: str
+    name: str = ""

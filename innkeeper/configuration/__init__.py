@@ -1,0 +1,1 @@
+"""What is done inside a running guest: Ansible roles, chosen from a catalogue."""
