@@ -1,6 +1,7 @@
 """The REST API as the command line sees it: requests, retries, problems as exceptions."""
 
 import json
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ ATTEMPTS = 4
 LARGEST_PAGE = 100
 _WAIT = wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1)
 _NO_CONTENT = 204
-_TOO_MANY = 429
+_TRY_LATER = {429, 503}
 _LONGEST_PAUSE = 60.0  # seconds that we wait when the API asks for a pause
 _PAUSES = 3
 
@@ -49,7 +50,7 @@ class Client:
             base_url=f"{self.base_url}/api/v1",
             headers=headers,
             timeout=TIMEOUT,
-            transport=transport or new_transport(),
+            transport=transport or new_transport(self.base_url),
         )
 
     def __enter__(self) -> Self:
@@ -190,8 +191,11 @@ class Client:
         )
 
 
-def new_transport() -> httpx.BaseTransport:
-    """Return the transport of a new client: plain HTTP."""
+def new_transport(base_url: str) -> httpx.BaseTransport:
+    """Return the transport of a new client."""
+    if base_url.startswith("http://"):
+        # Reading all certificate authorities takes longer than the whole request.
+        return httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     return httpx.HTTPTransport()
 
 
@@ -207,9 +211,9 @@ def connect() -> Client:
 
 
 def _asked_pause(response: httpx.Response) -> float | None:
-    """Return the seconds of Retry-After when that is what a 429 asks and it is bearable."""
+    """Return the seconds of Retry-After when the answer is to come back then, and soon."""
     after = response.headers.get("Retry-After", "")
-    if response.status_code != _TOO_MANY or not after.isdecimal():
+    if response.status_code not in _TRY_LATER or not after.isdecimal():
         return None
     return float(after) if float(after) <= _LONGEST_PAUSE else None
 

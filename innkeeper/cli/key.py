@@ -7,7 +7,8 @@ import typer
 
 from innkeeper.cli import lookup
 from innkeeper.cli import output as out
-from innkeeper.cli.client import connect
+from innkeeper.cli.client import Client, Json, connect
+from innkeeper.cli.failures import Missing, Refused
 from innkeeper.cli.options import Output, Project, Yes
 from innkeeper.cli.output import Format
 from innkeeper.services.views import ApiKeyView
@@ -75,5 +76,19 @@ def revoke(
     """Make a key invalid from now on."""
     out.confirm(f"Revoke the key {name}?", yes=yes)
     with connect() as client:
-        client.delete(f"/keys/{lookup.named(client, 'key', name)['id']}")
+        client.delete(f"/keys/{_valid(client, name)['id']}")
     typer.echo(f"{name} is revoked")
+
+
+def _valid(client: Client, name_or_id: str) -> Json:
+    """Return the key that still works: names may be used again after a revocation."""
+    matches = [
+        key
+        for key in client.items("/keys")
+        if name_or_id in {key["name"], key["id"]} and key["revoked_at"] is None
+    ]
+    if not matches:
+        raise Missing("Not found", f"No key '{name_or_id}' works: see `innkeeper key list`.")
+    if len(matches) > 1:
+        raise Refused("Ambiguous name", f"Several keys are called '{name_or_id}': name one by id.")
+    return matches[0]

@@ -167,7 +167,7 @@ def api(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PaperApi
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("INNKEEPER_API_URL", "http://api.test")
     monkeypatch.delenv("INNKEEPER_PROJECT", raising=False)
-    monkeypatch.setattr(client_module, "new_transport", lambda: httpx.MockTransport(paper))
+    monkeypatch.setattr(client_module, "new_transport", lambda _: httpx.MockTransport(paper))
     monkeypatch.setattr("time.sleep", lambda _: None)
     monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     settings.cache_clear()
@@ -659,7 +659,11 @@ def test_plans_projects_keys_roles(api: PaperApi) -> None:
     created = run("key", "create", "ci", "--role", "user", "--project", "shop")
     assert created.stdout == "ik_canary\n"
     assert "ik_canary" not in created.stderr
+    revoked = key | {"id": ident("old"), "revoked_at": NOW}
+    api.on("GET", "/keys", [[revoked, key]])
     assert run("key", "revoke", "ci", "-y").stdout == "ci is revoked\n"
+    api.on("GET", "/keys", [[key, key | {"id": ident("twin")}]])
+    assert "by id" in run("key", "revoke", "ci", "-y", code=4).stderr
     assert "docker" in run("role", "list").stdout
 
 

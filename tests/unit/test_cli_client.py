@@ -141,12 +141,13 @@ def test_two_posts_have_two_keys_and_a_given_key_is_kept() -> None:
     assert keys[3] == "mine"
 
 
-def test_a_pause_that_the_api_asks_for_is_kept(naps: list[float]) -> None:
-    answers = iter([problem(429, "too-many-requests"), httpx.Response(200, json=[])])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_pause_that_the_api_asks_for_is_kept(status: int, naps: list[float]) -> None:
+    answers = iter([problem(status, "busy"), httpx.Response(200, json=[])])
 
     def limited(_: httpx.Request) -> httpx.Response:
         answer = next(answers)
-        if answer.status_code == 429:
+        if answer.is_error:
             answer.headers["Retry-After"] = "7"
         return answer
 
