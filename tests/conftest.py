@@ -49,7 +49,7 @@ def _forget() -> None:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give the test an INNKEEPER_HOME of its own, with an SQLite database that has no tables yet."""
+    """Give the test an INNKEEPER_HOME of its own; its SQLite database has no tables yet."""
     place = tmp_path / "home"
     place.mkdir(mode=0o700)
     for name in _OURS:
@@ -97,20 +97,27 @@ def _free_port() -> int:
 
 
 def _serve(config: StackConfig) -> subprocess.Popen[bytes]:
-    user = postgres.run_as()
-    account = pwd.getpwnam(user) if user else None
+    dies_with_us = ("setpriv", "--pdeathsig", "INT")  # even when the tests are killed
+    forgetful = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+    argv = [*dies_with_us, *postgres.command(config)]
+    for option in forgetful:
+        argv += ["-c", option]
     return subprocess.Popen(
-        # dies with the tests, even when they are killed
-        ["setpriv", "--pdeathsig", "INT", *postgres.command(config)]
-        + ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"],
+        argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
-        **(
-            {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []} if account else {}
-        ),
+        **_identity(),
     )
+
+
+def _identity() -> dict[str, Any]:
+    user = postgres.run_as()
+    if user is None:
+        return {}
+    account = pwd.getpwnam(user)
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
 
 
 @pytest.fixture(scope="session")

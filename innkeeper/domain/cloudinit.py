@@ -11,7 +11,13 @@ from typing import Any
 import yaml
 
 SCRIPT_PATH = "/var/lib/innkeeper/user-script"
-_OURS_ONLY = ("ssh_keys", "ssh_deletekeys", "hostname")
+_OURS_ONLY = (
+    "ssh_keys",
+    "ssh_deletekeys",
+    "hostname",
+    "preserve_hostname",
+    "prefer_fqdn_over_hostname",
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ def user_data(identity: Identity) -> str:
     elif text:
         theirs = yaml.safe_load(text) or {}
         config = merge(config, {k: v for k, v in theirs.items() if k not in _OURS_ONLY})
-    return "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    # Plain ASCII: PyYAML would write U+0085 as it is, and read it back as a line feed.
+    return "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False)
 
 
 def meta_data(identity: Identity) -> str:

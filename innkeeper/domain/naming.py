@@ -40,9 +40,11 @@ def seed_of(volume: str) -> str:
 def server_of(volume: str) -> UUID | None:
     """Return the server that a volume of ours belongs to, or None when the name is not ours."""
     try:
-        return UUID(volume[:36]) if volume[36:41] in {"-root", "-seed"} else None
+        server_id = UUID(volume[:36])
     except ValueError:
         return None
+    ours = str(server_id) == volume[:36] and volume[36:41] in {"-root", "-seed"}
+    return server_id if ours else None
 
 
 def mac_address(server_id: UUID, index: int = 0) -> str:

@@ -67,7 +67,9 @@ class Verdict:
         """Return plain data for the database and the UI."""
         return {
             "chosen": str(self.chosen) if self.chosen else None,
-            "hosts": [asdict(opinion) | {"host_id": str(opinion.host_id)} for opinion in self.opinions],
+            "hosts": [
+                asdict(opinion) | {"host_id": str(opinion.host_id)} for opinion in self.opinions
+            ],
         }
 
 
@@ -113,7 +115,8 @@ def waste(host: Capacity, demand: Demand) -> float:
     memory_total = max(host.memory_mib * host.memory_overcommit, 1)
     free = host.free
     return (
-        (free.vcpus - demand.vcpus) / cpu_total + (free.memory_mib - demand.memory_mib) / memory_total
+        (free.vcpus - demand.vcpus) / cpu_total
+        + (free.memory_mib - demand.memory_mib) / memory_total
     ) / 2
 
 

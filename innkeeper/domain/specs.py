@@ -1,4 +1,4 @@
-"""What people may ask for: validated request models, shared by API, CLI, Prefect forms and tests."""
+"""What people may ask for: validated request models, shared by API, CLI, Prefect forms, tests."""
 
 import base64
 import binascii
@@ -6,48 +6,70 @@ import re
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+)
 
 Name = Annotated[
-    str, StringConstraints(pattern=r"^[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$", min_length=1, max_length=63)
+    str,
+    StringConstraints(pattern=r"^[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?$", min_length=1, max_length=63),
 ]
 """An RFC 1123 host label that starts with a letter: it becomes the guest's hostname."""
 
-_KEY_TYPES = frozenset(
-    {
-        "ssh-ed25519",
-        "ssh-rsa",
-        "ecdsa-sha2-nistp256",
-        "ecdsa-sha2-nistp384",
-        "ecdsa-sha2-nistp521",
-        "sk-ssh-ed25519@openssh.com",
-        "sk-ecdsa-sha2-nistp256@openssh.com",
-    }
-)
+_KEY_FIELDS = {
+    "ssh-ed25519": 2,
+    "ssh-rsa": 3,
+    "ecdsa-sha2-nistp256": 3,
+    "ecdsa-sha2-nistp384": 3,
+    "ecdsa-sha2-nistp521": 3,
+    "sk-ssh-ed25519@openssh.com": 3,
+    "sk-ecdsa-sha2-nistp256@openssh.com": 4,
+}
+"""Key types and how many fields their blobs have, the type's name included."""
 _PACKAGE = re.compile(r"^[a-z0-9][a-z0-9+.-]{0,127}\Z")
 _PRINTABLE = re.compile(r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]*\Z")
 USER_DATA_LIMIT = 65536
+USER_DATA_DEPTH = 32
+"""What YAML can read may be nested too deep to be written again; nobody needs that much."""
 
 
 def check_ssh_key(value: str) -> str:
     """Return the key on one line, or raise ValueError saying what is wrong with it.
 
-    The blob has to decode and name its own type (RFC 4253, section 6.6).
+    The blob has to decode, name its own type and be complete: it is a row of length-prefixed
+    fields (RFC 4253, section 6.6).
     """
-    text = value.strip()
+    text = value.strip(" \t\r\n")
     if not _PRINTABLE.match(text):
         raise ValueError("an SSH public key is one line without control characters")
-    parts = text.split(None, 2)
-    if len(parts) < 2 or parts[0] not in _KEY_TYPES:  # noqa: PLR2004 - type and blob
+    parts = re.split(" +", text, maxsplit=2)
+    if len(parts) < 2 or parts[0] not in _KEY_FIELDS:  # noqa: PLR2004 - type and blob
         raise ValueError("an SSH public key looks like 'ssh-ed25519 AAAA… comment'")
     try:
         blob = base64.b64decode(parts[1], validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError("the SSH public key is not valid base64") from error
-    length = int.from_bytes(blob[:4], "big")
-    if blob[4 : 4 + length] != parts[0].encode() or len(blob) <= 4 + length:
+    fields = _key_fields(blob)
+    if fields[:1] != [parts[0].encode()] or len(fields) != _KEY_FIELDS[parts[0]]:
         raise ValueError("the SSH public key's content does not match its type")
     return text
+
+
+def _key_fields(blob: bytes) -> list[bytes]:
+    """Return the length-prefixed fields of a key, or nothing when one of them is cut off."""
+    fields = []
+    while blob:
+        end = 4 + int.from_bytes(blob[:4], "big")
+        if len(blob) < end or end == 4:  # noqa: PLR2004 - a length without content
+            return []
+        fields.append(blob[4:end])
+        blob = blob[end:]
+    return fields
 
 
 def check_package(value: str) -> str:
@@ -67,6 +89,20 @@ def check_line(value: str) -> str:
 SshKey = Annotated[str, StringConstraints(max_length=16384), AfterValidator(check_ssh_key)]
 Package = Annotated[str, AfterValidator(check_package)]
 Line = Annotated[str, StringConstraints(max_length=1024), AfterValidator(check_line)]
+
+
+def _deeper_than(limit: int, document: Any) -> bool:
+    """Tell whether collections are nested deeper; a document that contains itself is."""
+    level = [document]
+    for _ in range(limit + 1):
+        inner = [
+            child
+            for node in level
+            if isinstance(node, (dict, list))
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        level = list({id(node): node for node in inner}.values())  # aliases make one node many
+    return bool(level)
 
 
 class RoleRequest(BaseModel):
@@ -133,6 +169,8 @@ class ServerRequest(BaseModel):
             raise ValueError("user-data is not valid YAML") from error
         if document is not None and not isinstance(document, dict):
             raise ValueError("cloud-config is a YAML mapping")
+        if _deeper_than(USER_DATA_DEPTH, document):
+            raise ValueError(f"cloud-config is nested deeper than {USER_DATA_DEPTH} levels")
         return value
 
 

@@ -1,0 +1,97 @@
+"""Names: deterministic, apart from each other, and within what Linux and libvirt allow."""
+
+import re
+import string
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from innkeeper.domain import naming
+
+ids = st.uuids(version=4)
+names = st.from_regex(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
+SERVER = UUID("6f1d2c3b-4a59-4687-b0c1-d2e3f4a5b6c7")
+OTHER = UUID("01234567-89ab-4cde-8f01-23456789abcd")
+
+
+def test_names_are_these_for_ever() -> None:
+    """What exists on hosts is found again by these names: they must never change."""
+    assert naming.domain_name(SERVER, "web-1") == "ik-web-1-6f1d2c3b"
+    assert naming.root_volume(SERVER) == f"{SERVER}-root.qcow2"
+    assert naming.rebuilt_volume(SERVER, OTHER) == f"{SERVER}-root-01234567.qcow2"
+    assert naming.seed_of(naming.root_volume(SERVER)) == f"{SERVER}-seed.iso"
+    assert naming.seed_of(naming.rebuilt_volume(SERVER, OTHER)) == f"{SERVER}-seed-01234567.iso"
+    assert naming.mac_address(SERVER) == "52:54:00:a8:9a:53"
+    assert naming.network_name(OTHER) == "innkeeper-01234567"
+    assert naming.bridge_name(OTHER, SERVER) == "ik-3db5a769"
+    assert naming.image_volume("5f" * 32) == "image-5f5f5f5f5f5f5f5f.qcow2"
+
+
+@given(ids, ids, names)
+def test_lengths_and_characters(server: UUID, other: UUID, name: str) -> None:
+    domain = naming.domain_name(server, name)
+    assert re.fullmatch(r"ik-[a-z0-9-]{1,40}-[0-9a-f]{8}", domain)
+    assert len(f"{domain}.monitor.sock") < 100  # sun_path has 108 bytes, with a folder
+    assert len(naming.bridge_name(other, server)) <= 15  # IFNAMSIZ less its NUL
+    assert len(naming.rebuilt_volume(server, other)) <= 128  # disks.volume
+    assert len(naming.network_name(other)) <= 63
+    allowed = set(string.ascii_lowercase + string.digits + "-.")
+    for file in (naming.root_volume(server), naming.rebuilt_volume(server, other)):
+        assert set(file) | set(naming.seed_of(file)) <= allowed
+
+
+@given(ids, st.integers(0, 255))
+def test_a_mac_is_local_unicast_of_kvm(server: UUID, index: int) -> None:
+    mac = naming.mac_address(server, index)
+    assert re.fullmatch(r"52:54:00(:[0-9a-f]{2}){3}", mac)
+    assert int(mac[:2], 16) & 0b11 == 0b10  # locally administered, unicast
+    assert mac == naming.mac_address(UUID(str(server)), index)
+
+
+@given(st.lists(ids, min_size=2, max_size=50, unique=True), names)
+def test_two_servers_share_no_file_and_no_domain(servers: list[UUID], name: str) -> None:
+    files = {naming.root_volume(s) for s in servers} | {
+        naming.seed_of(naming.root_volume(s)) for s in servers
+    }
+    assert len(files) == 2 * len(servers)
+    heads = {naming.short(s) for s in servers}
+    assert len({naming.domain_name(s, name) for s in servers}) == len(heads)
+
+
+@given(ids, ids)
+def test_a_bridge_belongs_to_one_project_on_one_host(project: UUID, host: UUID) -> None:
+    assert naming.bridge_name(project, host) == naming.bridge_name(project, host)
+    if project != host:
+        assert naming.bridge_name(project, host) != naming.bridge_name(host, project)
+
+
+@given(ids, ids)
+def test_a_volume_leads_back_to_its_server(server: UUID, operation: UUID) -> None:
+    for root in (naming.root_volume(server), naming.rebuilt_volume(server, operation)):
+        assert naming.server_of(root) == server
+        assert naming.server_of(naming.seed_of(root)) == server
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "",
+        "root.qcow2",
+        f"{SERVER}.qcow2",
+        f"{SERVER}-data.qcow2",
+        f"x{SERVER}-root.qcow2",
+        str(SERVER).upper() + "-root.qcow2",
+        "a" * 32 + "-----root.qcow2",
+        "{" + "a" * 32 + "}---root.qcow2",
+        "image-5f5f5f5f5f5f5f5f.qcow2",
+    ],
+)
+def test_foreign_volumes_are_nobodys(foreign: str) -> None:
+    assert naming.server_of(foreign) is None
+
+
+@given(st.text())
+def test_no_file_name_breaks_the_question_whose_it_is(name: str) -> None:
+    assert naming.server_of(name) is None or name.startswith(str(naming.server_of(name)))
