@@ -1,0 +1,234 @@
+"""Kill -9 before and after every step of every flow: nothing leaks, nothing sticks, nothing twice.
+
+The hypervisor is libvirt's test driver inside a real libvirtd, so what a dead run made stays.
+"""
+
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from uuid import UUID
+
+import libvirt
+import pytest
+import sabotage
+from sabotage import Point
+
+from innkeeper import dispatch
+from innkeeper.db import migrate
+from innkeeper.db.models import Artifact, Host, Image, Operation, Plan, Project, Quota, Server
+from innkeeper.db.session import engine_for, transaction
+from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
+from innkeeper.domain.naming import POOL, server_of
+from innkeeper.domain.specs import ServerRequest
+from innkeeper.domain.steps import STEPS
+from innkeeper.hypervisor import guest, network, storage
+from innkeeper.hypervisor.connection import connect, forget
+from innkeeper.lab.fleet import Lab
+from innkeeper.services import accept, identity, operations, reconcile, servers, survey
+from innkeeper.services.views import OperationView
+from innkeeper.settings import settings
+from tasks import reconciliation, step
+
+pytestmark = [pytest.mark.lab, pytest.mark.usefixtures("prefect_server")]
+
+SILENCE = 0.4
+FAILING = {Verb.CREATE: "verify", Verb.REBUILD: "verify"}
+POINTS = [point for verb in Verb for point in sabotage.points(verb)]
+UNDO_POINTS = [
+    point for verb, failing in FAILING.items() for point in sabotage.undo_points(verb, failing)
+]
+
+
+@dataclass
+class Stage:
+    """One simulated host and what runs on it, kept over all points."""
+
+    project_id: UUID
+    uri: str
+    spawn: ForkServerContext
+    standing: UUID | None = None
+    made: list[UUID] = field(default_factory=list)
+
+    def create(self) -> OperationView:
+        """Have a server accepted."""
+        wanted = ServerRequest(name=f"vm-{len(self.made)}", image="debian", plan="tiny")
+        view = accept.create_server(wanted, project_id=self.project_id, actor="tester")
+        self.made.append(view.server_id)
+        return view
+
+    def accept(self, verb: Verb) -> OperationView:
+        """Have a verb accepted, on a server whose status allows it."""
+        if verb is Verb.CREATE:
+            return self.create()
+        if self.standing is None:
+            view = self.create()
+            sabotage.carry(Verb.CREATE, view.id)
+            self.standing = view.server_id
+        server_id = self.standing
+        status = servers.get(server_id).status
+        if status not in TRANSITIONS[verb].allowed:
+            other = Verb.START if status is Status.STOPPED else Verb.STOP
+            view = accept.request(other, server_id, project_id=None, actor="tester")
+            sabotage.carry(other, view.id)
+        if verb is Verb.DELETE:
+            self.standing = None
+        return accept.request(verb, server_id, project_id=None, actor="tester")
+
+    def recover(self) -> None:
+        """Do what reconcile and a new worker do, until nothing is left to do."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            reconciliation.revive()
+            reconciliation.dispatch_waiting(0.0)
+            if not reconcile.running() and not operations.awaiting_dispatch(0.0):
+                for host_id in reconcile.host_ids():
+                    reconciliation.mend_host(host_id)
+                return
+            time.sleep(SILENCE / 2)
+        pytest.fail("operations are stuck")
+
+
+@pytest.fixture(scope="module")
+def stage(prefect_server: str) -> Iterator[Stage]:
+    del prefect_server
+    place = Path(tempfile.mkdtemp(prefix="ik-kill-"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INNKEEPER_HOME", str(place))
+        patch.setenv("INNKEEPER_STALE_AFTER_SECONDS", str(SILENCE))
+        patch.delenv("DATABASE_URL", raising=False)
+        patch.setattr(
+            dispatch, "dispatch", lambda view: sabotage.carry(view.verb, view.id)
+        )
+        _forget()
+        lab = Lab(place, first_index=150)
+        try:
+            socket = lab.up(1)[0].uri.split("socket=")[1]
+            uri = f"test+unix:///default?socket={socket}"
+            keeper = libvirt.open(uri)  # the test driver forgets all when nobody looks
+            migrate.upgrade()
+            yield Stage(_catalogue(place, uri), uri, sabotage.context())
+            keeper.close()
+            forget(uri)
+        finally:
+            lab.down(purge=True)
+            _forget()
+            shutil.rmtree(place)
+
+
+def _forget() -> None:
+    engine_for(settings().database_url).dispose()
+    engine_for.cache_clear()
+    identity.public_key.cache_clear()
+    settings.cache_clear()
+
+
+def _catalogue(place: Path, uri: str) -> UUID:
+    disk = place / "disk.qcow2"
+    disk.write_bytes(b"QFI\xfb" + bytes(4092))
+    project = Project(name="default")
+    project.quota = Quota(project_id=project.id, servers=-1, vcpus=-1, memory_mib=-1, disk_gib=-1)
+    image = Image(
+        name="debian",
+        source="file:///debian.qcow2",
+        phase="ready",
+        sha256="5f" * 32,
+        path=str(disk),
+        virtual_size_bytes=1 << 30,
+    )
+    host = Host(
+        name="alpha",
+        uri=uri,
+        channel="simulated:alpha",
+        edge_address="127.0.0.1",
+        pool_path="/innkeeper-pool",
+        vcpus=512,
+        memory_mib=1 << 20,
+        disk_gib=1 << 16,
+        virt_type="test",
+    )
+    with transaction() as session:
+        session.add_all([project, image, host])
+        session.add(Plan(name="tiny", vcpus=1, memory_mib=192, disk_gib=1))
+    return project.id
+
+
+def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: str) -> None:
+    """Assert that the operation ended as it should and that host and database agree."""
+    ended = operations.get(operation.id)
+    assert (ended.phase, ended.undoing) == (phase, phase != "succeeded"), ended.error
+    server = servers.get(operation.server_id)
+    assert (server.status, server.operation_id) == (status, None)
+    assert survey.audit() == []
+    conn = connect(stage.uri)
+    here = [d for d in guest.owned(conn) if d.server_id == server.id]
+    files = [n for n in storage.volume_names(conn, POOL) if server_of(n) == server.id]
+    with transaction() as session:
+        held = session.get_one(Server, server.id).reserved
+        rows = {
+            (row.kind, row.name)
+            for row in session.query(Artifact).filter(Artifact.server_id == server.id)
+        }
+    if status in {Status.DELETED, Status.ERROR}:
+        assert (here, files, rows, held) == ([], [], set(), False)
+        return
+    assert held
+    assert len(here) == 1
+    assert (here[0].power_state == "running") == (status is Status.ACTIVE)
+    assert len(files) == 2, "one disk, one seed"
+    entries = network.dhcp_hosts(conn, f"innkeeper-{stage.project_id.hex[:8]}")
+    assert [e.mac for e in entries].count(server.mac or "") == 1
+    assert {kind for kind, _ in rows} == {"volume", "seed", "domain", "lease", "forward"}
+    assert len(rows) == 5
+
+
+def _starts(stage: Stage, server_id: UUID) -> int:
+    return guest.domain_run_id(connect(stage.uri), server_id) or 0
+
+
+@pytest.mark.parametrize("point", POINTS, ids=str)
+def test_killed_run_is_resumed(stage: Stage, point: Point) -> None:
+    operation = stage.accept(point.verb)
+    before = _starts(stage, operation.server_id)
+    assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
+    stage.recover()
+    _settled(stage, operation, status=TRANSITIONS[point.verb].done, phase="succeeded")
+    if point.verb is Verb.REBOOT:
+        assert _starts(stage, operation.server_id) == before + 1, "rebooted once, not twice"
+
+
+@pytest.mark.parametrize("point", UNDO_POINTS, ids=str)
+def test_killed_undo_is_resumed(stage: Stage, point: Point) -> None:
+    operation = stage.accept(point.verb)
+    was = servers.get(operation.server_id).status
+    with transaction() as session:
+        was = Status(session.get_one(Operation, operation.id).previous_status or was)
+    assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
+    stage.recover()
+    _settled(stage, operation, status=TRANSITIONS[point.verb].undone or was, phase="failed")
+    assert "sabotaged" in (operations.get(operation.id).error or "")
+
+
+@pytest.mark.parametrize("verb", list(Verb))
+def test_matrix_has_every_journaled_step(stage: Stage, verb: Verb) -> None:
+    operation = stage.accept(verb)
+    sabotage.carry(verb, operation.id)
+    journaled = [entry.name for entry in operations.get(operation.id).steps]
+    killed = {point.step for point in POINTS if point.verb is verb} - set(sabotage.ENDS)
+    assert set(journaled) == killed == set(STEPS[verb])
+    assert journaled == list(STEPS[verb]), "the flow's order is the declared order"
+
+
+def test_matrix_has_every_declared_step() -> None:
+    assert {point.step for point in POINTS} - set(sabotage.ENDS) == set(step._steps)
+
+
+def test_every_undo_is_in_the_matrix() -> None:
+    undoable = {
+        name for verb in FAILING for name in STEPS[verb] if step.declared(name).undo is not None
+    }
+    assert {point.step for point in UNDO_POINTS} == undoable

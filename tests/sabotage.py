@@ -1,0 +1,138 @@
+"""Kill a run at a chosen point: before a step's effect, or after it and before it is journaled.
+
+The points lie where the journal is called, so every step that is journaled can be killed, and the
+product carries no hook for it.
+"""
+
+import asyncio
+import importlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from typing import Any
+from uuid import UUID
+
+from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.steps import STEPS
+from innkeeper.errors import PermanentError
+
+MOMENTS = ("before", "after")
+ENDS = ("accept", "complete")
+"""What surrounds the steps of every verb: claiming the operation and ending it."""
+
+
+class Sabotaged(PermanentError):
+    """A step that was made to fail, so that the run undoes."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a run dies; with `failing` that step fails first, and the point lies in the undo."""
+
+    verb: Verb
+    step: str
+    moment: str
+    failing: str | None = None
+
+    def __str__(self) -> str:
+        where = f"{self.verb}-{self.step}-{self.moment}"
+        return f"{where}-undo" if self.failing else where
+
+
+def points(verb: Verb) -> list[Point]:
+    """Return every point of a verb's run."""
+    steps = (ENDS[0], *STEPS[verb], ENDS[1])
+    return [Point(verb, step, moment) for step in steps for moment in MOMENTS]
+
+
+def undo_points(verb: Verb, failing: str) -> list[Point]:
+    """Return every point of the undo of a run whose step `failing` fails."""
+    from tasks.step import declared  # noqa: PLC0415 - Prefect's settings come first
+
+    for each in Verb:
+        importlib.import_module(f"flows.{each}")
+    begun = STEPS[verb][: STEPS[verb].index(failing) + 1]
+    undone = [step for step in reversed(begun) if declared(step).undo]
+    return [Point(verb, step, moment, failing) for step in undone for moment in MOMENTS]
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def install(point: Point) -> None:
+    """Make this process die at the point."""
+    from innkeeper.services import journal  # noqa: PLC0415
+    from tasks.step import declared  # noqa: PLC0415
+
+    def around(name: str, hit: Callable[..., bool], *, before: bool) -> None:
+        original = getattr(journal, name)
+
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            due = hit(*args, **kwargs)
+            if due and before:
+                _die()
+            result = original(*args, **kwargs)
+            if due:
+                _die()
+            return result
+
+        setattr(journal, name, replacement)
+
+    def this_step(_claim: Any, step: str, *_: Any, undo: bool = False, **__: Any) -> bool:
+        return step == point.step and undo == bool(point.failing)
+
+    if point.failing:
+
+        def fail(_blueprint: Any) -> str:
+            raise Sabotaged(f"step '{point.failing}' was sabotaged")
+
+        declared(point.failing).effect = fail
+    if point.step == "accept":
+        around("claim", lambda *_: True, before=point.moment == "before")
+    elif point.step == "complete":
+        around("complete", lambda *_, **__: True, before=point.moment == "before")
+    elif point.moment == "before":
+        around("begin", this_step, before=False)
+    else:
+        around("end", this_step, before=True)
+
+
+def carry(verb: Verb, operation_id: UUID) -> None:
+    """Run the flow of an operation in this process, as a worker does; errors are the journal's."""
+    module = importlib.import_module(f"flows.{verb}")
+    flow = getattr(module, f"{verb}_server")
+    asyncio.run(flow(operation_id=operation_id, return_state=True))
+
+
+def _doomed(environment: dict[str, str], point: Point, operation_id: UUID) -> None:
+    os.environ.update(environment)
+    install(point)
+    carry(point.verb, operation_id)
+
+
+def context() -> ForkServerContext:
+    """Return a start method whose children have Prefect and the flows imported already."""
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(["sabotage", *(f"flows.{verb}" for verb in Verb)])
+    return made
+
+
+def run_and_die(spawn: ForkServerContext, point: Point, operation_id: UUID) -> int | None:
+    """Run an operation in a process of its own that dies at the point; return its exit code."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("INNKEEPER_", "PREFECT_", "DATABASE_"))
+    }
+    child = spawn.Process(target=_doomed, args=(environment, point, operation_id))
+    child.start()
+    child.join(120)
+    if child.is_alive():
+        child.kill()
+        child.join()
+        return None
+    return child.exitcode
