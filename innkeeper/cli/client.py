@@ -1,6 +1,7 @@
 """The REST API as the command line sees it: requests, retries, problems as exceptions."""
 
 import json
+import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tenacity import (
 )
 
 from innkeeper.cli import sse
-from innkeeper.cli.failures import CliFailure, Refused, Unreachable, failure_class
+from innkeeper.cli.failures import CliFailure, Refused, Unreachable, UsageFailure, failure_class
 
 Json = dict[str, Any]
 TIMEOUT = httpx.Timeout(30.0, connect=3.0)
@@ -25,6 +26,8 @@ STREAM_TIMEOUT = httpx.Timeout(60.0, connect=3.0)  # the API sends a comment mor
 ATTEMPTS = 4
 LARGEST_PAGE = 100
 _WAIT = wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1)
+_IDEMPOTENCY_KEY = re.compile(r"^[!-~](?:[ -~]{0,253}[!-~])?\Z")
+_MAKES_OPERATIONS = re.compile(r"/servers(?:/[^/]+/actions/[a-z]+)?\Z")
 _NO_CONTENT = 204
 _TRY_LATER = {429, 503}
 _LONGEST_PAUSE = 60.0  # seconds that we wait when the API asks for a pause
@@ -34,8 +37,9 @@ _PAUSES = 3
 class Client:
     """Speaks to one API with one key.
 
-    Every request may be sent again when the connection breaks: each POST carries an idempotency
-    key, so that the API answers a repetition with the first answer.
+    A request is sent again when the connection breaks. POSTs carry an idempotency key, so that the
+    API answers a repetition with the first operation; where a POST makes no operation it is sent
+    again only if it cannot have arrived.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class Client:
         **query: Any,
     ) -> Any:
         """Send `body` under an idempotency key (a fresh one unless given); return the answer."""
-        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        headers = {"Idempotency-Key": _checked(idempotency_key)}
         return self._json("POST", path, query, body=body, headers=headers)
 
     def put(self, path: str, body: Json, **query: Any) -> Any:
@@ -85,7 +89,7 @@ class Client:
 
     def delete(self, path: str, *, idempotency_key: str | None = None, **query: Any) -> Any:
         """Delete what is at `path`; return the answer, None when it is empty."""
-        headers = {"Idempotency-Key": idempotency_key or str(uuid4())}
+        headers = {"Idempotency-Key": _checked(idempotency_key)}
         return self._json("DELETE", path, query, headers=headers)
 
     def items(self, path: str, *, limit: int | None = None, **query: Any) -> Iterator[Json]:
@@ -159,7 +163,7 @@ class Client:
     def _send(self, request: httpx.Request) -> httpx.Response:
         try:
             for attempt in Retrying(
-                retry=retry_if_exception_type(httpx.TransportError),
+                retry=retry_if_exception_type(_worth_a_repetition(request)),
                 stop=stop_after_attempt(ATTEMPTS),
                 wait=_WAIT,
                 reraise=True,
@@ -208,6 +212,20 @@ def connect() -> Client:
     from innkeeper.cli.credentials import api_key, api_url  # noqa: PLC0415 - settings are slow
 
     return Client(api_url(), api_key())
+
+
+def _checked(idempotency_key: str | None) -> str:
+    if idempotency_key is None:
+        return str(uuid4())
+    if not _IDEMPOTENCY_KEY.match(idempotency_key):
+        raise UsageFailure("Unfit idempotency key", "It is up to 255 printable ASCII characters.")
+    return idempotency_key
+
+
+def _worth_a_repetition(request: httpx.Request) -> tuple[type[httpx.TransportError], ...]:
+    if request.method != "POST" or _MAKES_OPERATIONS.search(request.url.path):
+        return (httpx.TransportError,)
+    return (httpx.ConnectError, httpx.ConnectTimeout)
 
 
 def _asked_pause(response: httpx.Response) -> float | None:

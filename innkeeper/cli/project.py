@@ -7,6 +7,7 @@ import typer
 from innkeeper.cli import lookup
 from innkeeper.cli import output as out
 from innkeeper.cli.client import Json, connect
+from innkeeper.cli.failures import UsageFailure
 from innkeeper.cli.options import Output
 from innkeeper.cli.output import Format
 from innkeeper.services.views import ProjectView, QuotaView
@@ -78,11 +79,12 @@ def set_quota(
     output: Output = Format.TABLE,
 ) -> None:
     """Change limits of a project; those that are not named stay."""
+    limits = _limits(servers, vcpus, memory_mib, disk_gib)
+    if not limits:
+        raise UsageFailure("Nothing to set", "Name a limit, for example --servers 20.")
     with connect() as client:
-        path = f"/projects/{lookup.named(client, 'project', name)['id']}/quota"
-        now = client.get(path)
-        body = {resource: now[resource] for resource in RESOURCES}
-        found = client.put(path, body | _limits(servers, vcpus, memory_mib, disk_gib))
+        project_id = lookup.named(client, "project", name)["id"]
+        found = client.put(f"/projects/{project_id}/quota", limits)
     _print_quota(found, output)
 
 

@@ -125,6 +125,29 @@ def test_a_post_that_breaks_is_repeated_under_the_same_key() -> None:
     assert keys[0] == keys[1]
 
 
+@pytest.mark.parametrize("path", ["/keys", "/servers/1/root-password"])
+def test_a_post_that_may_have_had_its_effect_is_not_repeated(path: str) -> None:
+    sent: list[httpx.Request] = []
+
+    def breaks(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        raise httpx.ReadError("reset", request=request)
+
+    with pytest.raises(CliFailure):
+        client(breaks).post(path)
+    assert len(sent) == 1
+    with pytest.raises(CliFailure):
+        client(breaks).post("/servers/1/actions/stop")
+    assert len(sent) == 1 + module.ATTEMPTS
+
+
+@pytest.mark.parametrize("key", ["", " a", "caf\u00e9", "a\nb", "x" * 256])
+def test_an_unfit_idempotency_key_is_wrong_usage(key: str) -> None:
+    with pytest.raises(CliFailure) as caught:
+        client(lambda _: httpx.Response(200, json={})).post("/servers", idempotency_key=key)
+    assert caught.value.exit_code is ExitCode.USAGE
+
+
 def test_two_posts_have_two_keys_and_a_given_key_is_kept() -> None:
     keys: list[str] = []
 

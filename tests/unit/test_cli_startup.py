@@ -1,9 +1,9 @@
 """The command line starts fast: it loads what a command needs, and never the engine room."""
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -59,13 +59,14 @@ def test_commands_leave_the_engine_room_alone(tmp_path: Path, words: list[str]) 
     assert modules & ENGINE_ROOM == set()
 
 
-def test_help_takes_less_than_half_a_second(tmp_path: Path) -> None:
+def test_help_takes_less_than_half_a_second_of_processor_time(tmp_path: Path) -> None:
     def seconds() -> float:
-        begun = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         modules_after(tmp_path, "--help")
-        return time.perf_counter() - begun
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(3)) < 0.5  # the best of three: others use the machine
+    assert min(seconds() for _ in range(3)) < 0.5  # processor time: others use the machine, too
 
 
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"demo", "stack", "lab", "doctor"}))
