@@ -1,0 +1,1 @@
+"""The REST API: thin endpoints over the services."""

@@ -1,4 +1,4 @@
-"""What is removed while the records of deleted servers still refer to it.
+"""What is removed while the records of servers still refer to it.
 
 Such a row stays under a name that nobody can ask for, so that history reads well and the name is
 free again. The mark '~' is in no name that a request may carry.

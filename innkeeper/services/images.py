@@ -195,6 +195,12 @@ def get(image_id: UUID) -> ImageView:
         return ImageView.model_validate(_found(session, image_id))
 
 
+def attempt(image_id: UUID) -> int:
+    """Return the number of the last attempt to import an image, 0 when there was none."""
+    with transaction() as session:
+        return _found(session, image_id).attempt
+
+
 def remove(image_id: UUID, *, actor: str = "system") -> None:
     """Remove an image; an import under way loses its claim.
 

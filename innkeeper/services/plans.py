@@ -2,12 +2,11 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from innkeeper.db.models import Plan, Server
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Status
 from innkeeper.errors import Conflict, NotFound
 from innkeeper.services import events
 from innkeeper.services.archive import archived, is_current
@@ -64,11 +63,10 @@ def get(plan_id: UUID) -> PlanView:
 
 
 def remove(plan_id: UUID, *, actor: str = "system") -> None:
-    """Remove a plan.
+    """Remove a plan; servers that were made with it keep their size.
 
     Raises:
         NotFound: there is no such plan.
-        Conflict: servers have it.
     """
     with transaction() as session:
         plan = session.scalar(
@@ -76,13 +74,6 @@ def remove(plan_id: UUID, *, actor: str = "system") -> None:
         )
         if plan is None:
             raise NotFound("There is no such plan: see `innkeeper plan list`.")
-        holding = session.scalar(
-            select(func.count(Server.id)).where(
-                Server.plan_id == plan_id, Server.status != Status.DELETED
-            )
-        )
-        if holding:
-            raise Conflict(f"{holding} server(s) have plan '{plan.name}': delete them first.")
         seen = PlanView.model_validate(plan).model_dump(mode="json")
         events.record(session, "plan.removed", actor=actor, before=seen)
         if session.scalar(select(Server.id).where(Server.plan_id == plan_id).limit(1)):

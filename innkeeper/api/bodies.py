@@ -1,0 +1,151 @@
+"""Bodies of the catalogue's requests, and the answers that only the API gives."""
+
+from typing import Annotated
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from innkeeper.domain.specs import Name, check_line
+from innkeeper.services.views import ApiKeyView, Role
+
+_LARGEST = 2**31 - 1  # what the database's integer holds
+
+Text = Annotated[str, AfterValidator(check_line)]
+Amount = Annotated[int, Field(ge=-1, le=_LARGEST, description="-1: no limit")]
+Size = Annotated[int, Field(ge=1, le=_LARGEST)]
+Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$")]
+
+
+class Body(BaseModel):
+    """Base of the bodies: what is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class QuotaRequest(Body):
+    """Limits of a project; -1 is none."""
+
+    servers: Amount = 10
+    vcpus: Amount = 20
+    memory_mib: Amount = 51200
+    disk_gib: Amount = 1000
+
+
+class QuotaChange(Body):
+    """Limits to change; those left out stay."""
+
+    servers: Amount | None = None
+    vcpus: Amount | None = None
+    memory_mib: Amount | None = None
+    disk_gib: Amount | None = None
+
+
+class ProjectRequest(Body):
+    """A project to create."""
+
+    name: Name = Field(examples=["lab"])
+    quota: QuotaRequest = QuotaRequest()
+
+
+class PlanRequest(Body):
+    """A plan to create."""
+
+    name: Label = Field(examples=["small"])
+    vcpus: Annotated[int, Field(ge=1, le=1024)]
+    memory_mib: Annotated[int, Field(ge=64, le=_LARGEST)]
+    disk_gib: Annotated[int, Field(ge=1, le=65536)]
+    price_per_hour: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
+
+
+class HostRequest(Body):
+    """A host to register; sizes left out are asked of the host."""
+
+    name: Name = Field(examples=["h1"])
+    uri: Annotated[Text, Field(max_length=512, examples=["qemu+ssh://root@h1.example/system"])]
+    channel: Annotated[Text, Field(max_length=512)] | None = Field(
+        default=None, description="How to run commands there, when it does not follow from the URI"
+    )
+    edge_address: Annotated[Text, Field(max_length=64)] | None = Field(
+        default=None, description="Address under which its port forwards are reached"
+    )
+    pool_path: Annotated[Text, Field(max_length=512)] | None = Field(
+        default=None, description="Folder for disks on the host"
+    )
+    vcpus: Size | None = None
+    memory_mib: Size | None = None
+    disk_gib: Size | None = None
+    cpu_overcommit: Factor | None = None
+    memory_overcommit: Factor | None = None
+
+
+class HostChange(Body):
+    """Fields of a host to change; those left out stay."""
+
+    enabled: bool | None = Field(default=None, description="false: nothing new is placed there")
+    edge_address: (
+        Annotated[
+            str, StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,62}[A-Za-z0-9])?$")
+        ]
+        | None
+    ) = None
+    vcpus: Size | None = None
+    memory_mib: Size | None = None
+    disk_gib: Size | None = None
+    cpu_overcommit: Factor | None = None
+    memory_overcommit: Factor | None = None
+
+
+class ImageRequest(Body):
+    """An image to import."""
+
+    name: Label = Field(examples=["debian-12"])
+    source: Annotated[
+        Text,
+        StringConstraints(max_length=2048, pattern=r"^(?:https?://[^/\s]|/).*$"),
+        Field(
+            description="http(s) URL, or an absolute path on the machine of the workers",
+            examples=["https://images.example/debian-12.qcow2"],
+        ),
+    ]
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$")] | None = Field(
+        default=None, description="Expected checksum of what is fetched"
+    )
+    login_user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "debian"
+
+
+class KeyRequest(Body):
+    """An API key to make."""
+
+    name: Name = Field(examples=["alice"])
+    role: Role = "user"
+    project: Annotated[Text, Field(max_length=63)] | None = Field(
+        default=None, description="Name or id of the project; a user's key needs one"
+    )
+
+
+class NewKey(ApiKeyView):
+    """A key that was just made: the only time when the key itself is shown."""
+
+    key: str = Field(examples=["ik_…"])
+
+
+class RootPassword(BaseModel):
+    """A server's root password, now forgotten here."""
+
+    server_id: UUID
+    root_password: str
+
+
+class Health(BaseModel):
+    """Whether this process answers."""
+
+    status: str = "ok"
+
+
+class Readiness(BaseModel):
+    """Whether what the API needs answers."""
+
+    ready: bool
+    database: bool
+    prefect: bool

@@ -1,0 +1,176 @@
+"""Servers and what may be done to them."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel
+
+from innkeeper.api.access import Anyone, OwningProject, VisibleProject, actor
+from innkeeper.api.bodies import RootPassword
+from innkeeper.api.parameters import (
+    ACCEPTED_HEADERS,
+    Cursor,
+    IdempotencyKey,
+    Label,
+    Limit,
+    point_to,
+)
+from innkeeper.api.problems import documented
+from innkeeper.api.strictness import CheckedRoute
+from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.specs import (
+    ConfigureRequest,
+    NoParameters,
+    RebootRequest,
+    RebuildRequest,
+    ServerRequest,
+    StopRequest,
+)
+from innkeeper.services import accept, servers
+from innkeeper.services.views import OperationView, Page, Principal, ServerView
+
+router = APIRouter(prefix="/servers", tags=["servers"], route_class=CheckedRoute)
+
+ACCEPTED: dict[int | str, dict[str, Any]] = {
+    202: {"headers": ACCEPTED_HEADERS, "description": "Accepted: follow the operation"}
+}
+
+
+@router.post("", status_code=202, responses={**ACCEPTED, **documented(404, 409, 413)})
+def create_server(
+    *,
+    body: ServerRequest,
+    principal: Anyone,
+    project_id: OwningProject,
+    request: Request,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> OperationView:
+    """Ask for a server. What it takes is reserved when this answers; building it takes longer."""
+    operation = accept.create_server(
+        body, project_id=project_id, actor=actor(principal), idempotency_key=idempotency_key
+    )
+    request.app.state.starter.start(operation)
+    point_to(response, operation)
+    return operation
+
+
+@router.get("", responses=documented(404))
+def list_servers(
+    *,
+    project_id: VisibleProject,
+    status: Status | None = None,
+    host: Label = None,
+    image: Label = None,
+    name: Annotated[str | None, Query(max_length=63, description="Part of the name")] = None,
+    include_deleted: bool = False,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Page[ServerView]:
+    """List servers, newest first."""
+    return servers.page(
+        project_id,
+        status=status,
+        host=host,
+        image=image,
+        name=name,
+        include_deleted=include_deleted,
+        limit=limit,
+        cursor=cursor,
+    )
+
+
+@router.get("/{server_id}", responses=documented(404))
+def get_server(server_id: UUID, principal: Anyone) -> ServerView:
+    """Show a server."""
+    return servers.get(server_id, principal.project_id)
+
+
+@router.post("/{server_id}/root-password", responses=documented(404))
+def reveal_root_password(server_id: UUID, principal: Anyone) -> RootPassword:
+    """Show the root password that was made on request, once: it is forgotten with the answer."""
+    password = servers.reveal_root_password(server_id, principal.project_id, actor(principal))
+    return RootPassword(server_id=server_id, root_password=password)
+
+
+def _ask(
+    verb: Verb,
+    server_id: UUID,
+    body: BaseModel | None,
+    *,
+    principal: Principal,
+    request: Request,
+    response: Response,
+    idempotency_key: str | None,
+) -> OperationView:
+    operation = accept.request(
+        verb,
+        server_id,
+        body,
+        project_id=principal.project_id,
+        actor=actor(principal),
+        idempotency_key=idempotency_key,
+    )
+    request.app.state.starter.start(operation)
+    point_to(response, operation)
+    return operation
+
+
+@router.delete("/{server_id}", status_code=202, responses={**ACCEPTED, **documented(404, 409)})
+def delete_server(
+    server_id: UUID,
+    principal: Anyone,
+    request: Request,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> OperationView:
+    """Delete a server with everything that is its own."""
+    return _ask(
+        Verb.DELETE,
+        server_id,
+        None,
+        principal=principal,
+        request=request,
+        response=response,
+        idempotency_key=idempotency_key,
+    )
+
+
+def _action(verb: Verb, model: type[BaseModel], summary: str) -> None:
+    """Add the endpoint of one verb; an empty body means the verb's defaults."""
+
+    def act(
+        *,
+        server_id: UUID,
+        principal: Anyone,
+        request: Request,
+        response: Response,
+        body: BaseModel | None = None,
+        idempotency_key: IdempotencyKey = None,
+    ) -> OperationView:
+        return _ask(
+            verb,
+            server_id,
+            body,
+            principal=principal,
+            request=request,
+            response=response,
+            idempotency_key=idempotency_key,
+        )
+
+    act.__name__ = f"{verb}_server"
+    act.__annotations__["body"] = model | None
+    act.__doc__ = summary
+    router.post(
+        f"/{{server_id}}/actions/{verb}",
+        status_code=202,
+        responses={**ACCEPTED, **documented(404, 409, 413)},
+    )(act)
+
+
+_action(Verb.START, NoParameters, "Start a stopped server.")
+_action(Verb.STOP, StopRequest, "Stop a server: its guest is asked first, then the plug is pulled.")
+_action(Verb.REBOOT, RebootRequest, "Reboot a server, soft (asking the guest) or hard.")
+_action(Verb.REBUILD, RebuildRequest, "Give a server a fresh root disk; its data there is lost.")
+_action(Verb.CONFIGURE, ConfigureRequest, "Apply Ansible roles to a running server.")
