@@ -154,6 +154,11 @@ _BY_TEXT: tuple[tuple[tuple[str, ...], type[InnkeeperError], str], ...] = (
         GuestProcessFailed,
         "read the domain's log in /var/log/libvirt/qemu",
     ),
+    (
+        ("qemu agent command", "not currently supported"),
+        NotSupported,
+        "install what the command needs in the guest (guest-set-time calls /sbin/hwclock)",
+    ),
     (("client socket is closed",), HostUnreachable, ""),
     (("cannot recv data",), HostUnreachable, ""),
     (("cannot write data",), HostUnreachable, ""),

@@ -40,8 +40,10 @@ TRANSIENT: list[tuple[int, str, type[TransientError]]] = [
     (1, "internal error: pool 'innkeeper' has asynchronous jobs running.", errors.PoolBusy),
     (
         1,
-        'internal error: process exited while connecting to monitor: qemu: Failed to get "write" '
-        "lock\nIs another process using the image [/p/a.qcow2]?",
+        (
+            'internal error: process exited while connecting to monitor: qemu: Failed to get "write" '
+            "lock\nIs another process using the image [/p/a.qcow2]?"
+        ),
         errors.DiskLocked,
     ),
     (55, "Requested operation is not valid: domain is already running", errors.StateChanged),
@@ -63,8 +65,10 @@ PERMANENT: list[tuple[int, str, type[PermanentError]]] = [
     ),
     (
         1,
-        "internal error: process exited while connecting to monitor: Could not access KVM kernel "
-        "module: Permission denied",
+        (
+            "internal error: process exited while connecting to monitor: Could not access KVM kernel "
+            "module: Permission denied"
+        ),
         errors.AcceleratorUnusable,
     ),
     (
@@ -88,6 +92,14 @@ PERMANENT: list[tuple[int, str, type[PermanentError]]] = [
         errors.NameTaken,
     ),
     (3, "this function is not supported by the connection driver", errors.NotSupported),
+    (
+        1,
+        (
+            "internal error: unable to execute QEMU agent command 'guest-set-time': this feature or "
+            "command is not currently supported"
+        ),
+        errors.NotSupported,
+    ),
     (67, "unsupported configuration: revert to external snapshot", errors.NotSupported),
     (84, "Operation not supported: live resize", errors.NotSupported),
     (27, "XML error: invalid name", errors.DocumentRefused),
