@@ -26,9 +26,7 @@ async def delete_server(
         operation_id: set by API and CLI, whose request is accepted already; leave empty here.
         project: name of the project that owns the server.
     """
-    async with operation(
-        Verb.DELETE, None, operation_id, server=server, project=project
-    ) as claim:
+    async with operation(Verb.DELETE, None, operation_id, server=server, project=project) as claim:
         await power_off(claim)
         await close_forward(claim)
         await remove_lease(claim)

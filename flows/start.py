@@ -23,8 +23,6 @@ async def start_server(
         operation_id: set by API and CLI, whose request is accepted already; leave empty here.
         project: name of the project that owns the server.
     """
-    async with operation(
-        Verb.START, None, operation_id, server=server, project=project
-    ) as claim:
+    async with operation(Verb.START, None, operation_id, server=server, project=project) as claim:
         await start_domain(claim)
         await wait_answer(claim)

@@ -25,7 +25,5 @@ async def stop_server(
         operation_id: set by API and CLI, whose request is accepted already; leave empty here.
         project: name of the project that owns the server.
     """
-    async with operation(
-        Verb.STOP, request, operation_id, server=server, project=project
-    ) as claim:
+    async with operation(Verb.STOP, request, operation_id, server=server, project=project) as claim:
         await stop_domain(claim)

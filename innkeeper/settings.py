@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -121,9 +122,10 @@ class Settings(BaseSettings):
             return path.read_bytes()
         except FileNotFoundError:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fresh = path.with_suffix(f".{os.getpid()}")
-            fresh.touch(0o600)
-            fresh.write_bytes(Fernet.generate_key())
+            handle, name = tempfile.mkstemp(prefix=".secret.key.", dir=self.home)  # 0600
+            fresh = Path(name)
+            with os.fdopen(handle, "wb") as out:
+                out.write(Fernet.generate_key())
             try:  # link refuses an existing name: of two first users only one key survives
                 os.link(fresh, path)
             except FileExistsError:

@@ -167,7 +167,11 @@ def switch_back(b: Blueprint) -> str:
 def prove_gone(b: Blueprint) -> str:
     """Look for what should be gone: domain, disk, seed."""
     connection = connect(b.host.uri)
-    left = [name for name in (b.root_volume, b.seed_volume) if name in storage.volume_names(connection, POOL)]
+    left = [
+        name
+        for name in (b.root_volume, b.seed_volume)
+        if name in storage.volume_names(connection, POOL)
+    ]
     if guest.power_state(connection, b.server_id) is not None:
         left.append(b.domain_name)
     if left:

@@ -4,6 +4,7 @@ import time
 
 from innkeeper.configuration import login
 from innkeeper.configuration.login import LoginRefused
+from innkeeper.configuration.target import Target
 from innkeeper.errors import PermanentError, TransientError
 from innkeeper.hypervisor import guest
 from innkeeper.hypervisor.connection import connect
@@ -29,9 +30,9 @@ class WrongGuest(PermanentError):
     """Whoever answers is not the guest that was made."""
 
 
-def target_of(b: Blueprint) -> login.Target:
+def target_of(b: Blueprint) -> Target:
     """Return where and as whom to log in; the host key is known, so nobody trusts blindly."""
-    return login.Target(
+    return Target(
         host=b.host.edge_address,
         port=b.ssh_port,
         user=b.image.login_user,
@@ -62,7 +63,9 @@ def _wait(b: Blueprint, step_name: str) -> str:
         if time.monotonic() - told > PROGRESS_SECONDS:
             told = time.monotonic()
             fraction = min(waited / settings().reachable_seconds, 1.0)
-            journal.progress(b.claim, step_name, fraction, f"waiting for SSH, {waited:.0f} s: {last}")
+            journal.progress(
+                b.claim, step_name, fraction, f"waiting for SSH, {waited:.0f} s: {last}"
+            )
         time.sleep(POLL_SECONDS)
     raise GuestUnreachable(
         f"{b.name} runs, but nobody could log in at {target.host}:{target.port} within "
@@ -78,7 +81,7 @@ def wait_reachable(b: Blueprint) -> str:
 
 @step("answer")
 def wait_answer(b: Blueprint) -> str:
-    """Wait for the guest to answer; one that its owner has shut off to SSH is none of our faults."""
+    """Wait for an answer; a guest that its owner closed to SSH is none of our faults."""
     if b.host.simulated:
         return "simulated"
     try:

@@ -38,7 +38,9 @@ class StepFailed(PermanentError):
 class Step:
     """One journaled step; awaiting it in a flow runs it as a Prefect task."""
 
-    def __init__(self, name: str, effect: Effect, makes: Names | None, removes: Names | None) -> None:
+    def __init__(
+        self, name: str, effect: Effect, makes: Names | None, removes: Names | None
+    ) -> None:
         self.name = name
         self.effect = effect
         self.makes = makes

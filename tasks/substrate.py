@@ -35,7 +35,7 @@ def _show(key: str) -> Callable[[str], None]:
 
     def show(plan: str) -> None:
         if plan and TaskRunContext.get() is not None:
-            create_markdown_artifact(  # type: ignore[call-overload]
+            create_markdown_artifact(  # type: ignore[call-arg]
                 f"```\n{plan}\n```", key=key, description="Terraform plan", _sync=True
             )
 

@@ -63,24 +63,27 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _around(name: str, hit: Callable[..., bool], *, before: bool) -> None:
+    """Die before or after a call of the journal that `hit` chooses."""
+    from innkeeper.services import journal  # noqa: PLC0415
+
+    original = getattr(journal, name)
+
+    def replacement(*args: Any, **kwargs: Any) -> Any:
+        due = hit(*args, **kwargs)
+        if due and before:
+            _die()
+        result = original(*args, **kwargs)
+        if due:
+            _die()
+        return result
+
+    setattr(journal, name, replacement)
+
+
 def install(point: Point) -> None:
     """Make this process die at the point."""
-    from innkeeper.services import journal  # noqa: PLC0415
     from tasks.step import declared  # noqa: PLC0415
-
-    def around(name: str, hit: Callable[..., bool], *, before: bool) -> None:
-        original = getattr(journal, name)
-
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            due = hit(*args, **kwargs)
-            if due and before:
-                _die()
-            result = original(*args, **kwargs)
-            if due:
-                _die()
-            return result
-
-        setattr(journal, name, replacement)
 
     def this_step(_claim: Any, step: str, *_: Any, undo: bool = False, **__: Any) -> bool:
         return step == point.step and undo == bool(point.failing)
@@ -92,13 +95,13 @@ def install(point: Point) -> None:
 
         declared(point.failing).effect = fail
     if point.step == "accept":
-        around("claim", lambda *_: True, before=point.moment == "before")
+        _around("claim", lambda *_: True, before=point.moment == "before")
     elif point.step == "complete":
-        around("complete", lambda *_, **__: True, before=point.moment == "before")
+        _around("complete", lambda *_, **__: True, before=point.moment == "before")
     elif point.moment == "before":
-        around("begin", this_step, before=False)
+        _around("begin", this_step, before=False)
     else:
-        around("end", this_step, before=True)
+        _around("end", this_step, before=True)
 
 
 def carry(verb: Verb, operation_id: UUID) -> None:

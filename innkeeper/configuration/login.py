@@ -1,4 +1,4 @@
-"""Logging in to a guest over its forward, with Innkeeper's key, trusting only the known host key."""
+"""Logging in to a guest over its forward: with our key, trusting only the known host key."""
 
 import asyncio
 import shlex
@@ -32,7 +32,7 @@ class GuestCommandFailed(PermanentError):
     title = "Command in the guest failed"
 
 
-def run(target: Target, argv: Sequence[str], *, timeout: float) -> str:  # noqa: ASYNC109
+def run(target: Target, argv: Sequence[str], *, timeout: float) -> str:
     """Run a command in the guest and return what it printed; `timeout` in seconds for all of it.
 
     Blocking; must not be called on an event loop.

@@ -1,10 +1,20 @@
 """The tables. Rules that the database itself can keep (uniqueness, references) are kept here."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, dataclass_transform
 from uuid import UUID, uuid4
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, MetaData, String, UniqueConstraint, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    UniqueConstraint,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
 
 from innkeeper.db.types import EncryptedText, UtcDateTime
@@ -22,6 +32,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass_transform(kw_only_default=True, field_specifiers=(mapped_column, relationship))
 class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
     """Base of all tables."""
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from filelock import FileLock
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.orm import Session, sessionmaker
 
 from innkeeper.errors import TransientError
@@ -34,10 +35,17 @@ def engine_for(url: str) -> Engine:
     """Return the process's engine for a database URL."""
     if not url.startswith("sqlite"):
         return create_engine(
-            url, pool_size=10, max_overflow=20, pool_pre_ping=True, pool_recycle=1800
+            url,
+            pool_size=10,
+            max_overflow=20,
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            hide_parameters=True,  # an error's text goes to logs, its parameters may be secrets
         )
     settings().home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": 60, "check_same_thread": False})
+    engine = create_engine(
+        url, connect_args={"timeout": 60, "check_same_thread": False}, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
@@ -74,6 +82,8 @@ def transaction() -> Iterator[Session]:
         raise DatabaseUnavailable(
             "The database does not answer just now: check that it runs, then retry."
         ) from error
+    except PoolExhausted as error:
+        raise DatabaseUnavailable("The database is busy, no connection got free: retry.") from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise DatabaseUnavailable("The database closed the connection: retry.") from error
@@ -84,7 +94,7 @@ def transaction() -> Iterator[Session]:
 def exclusive(name: str) -> Iterator[None]:
     """Hold a lock that all processes share, for work that must not overlap (edge, substrate).
 
-    A PostgreSQL advisory lock, or a file lock with SQLite; both are free again when the holder dies.
+    A PostgreSQL advisory lock, or a file lock with SQLite; both are free when the holder dies.
     """
     if not urlsplit(settings().database_url).scheme.startswith("postgresql"):
         folder = settings().home / "locks"
@@ -94,7 +104,9 @@ def exclusive(name: str) -> Iterator[None]:
         return
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         try:
-            connection.execute(text("SELECT pg_advisory_lock(hashtextextended(:n, 0))"), {"n": name})
+            connection.execute(
+                text("SELECT pg_advisory_lock(hashtextextended(:n, 0))"), {"n": name}
+            )
         except OperationalError as error:
             raise DatabaseUnavailable("The database does not answer just now: retry.") from error
         try:

@@ -53,6 +53,10 @@ from innkeeper.services.operations import view
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 
+KEY_LIMIT = 255
+KEY_TAKEN = "This idempotency key was used for another request: send a new key, or the same body."
+_KEY_COLUMN = "idempotency_key"  # both databases name it when it is not unique
+
 
 @dataclass(frozen=True)
 class _Secrets:
@@ -88,15 +92,15 @@ def _repeated(session: Session, project_id: UUID, key: str | None, digest: str) 
     """Return the operation that this idempotency key already made."""
     if key is None:
         return None
+    if not 1 <= len(key) <= KEY_LIMIT or not key.isprintable():
+        raise InvalidRequest(f"An idempotency key has 1 to {KEY_LIMIT} printable characters.")
     operation = session.scalar(
         select(Operation).where(
             Operation.project_id == project_id, Operation.idempotency_key == key
         )
     )
     if operation is not None and operation.request_hash != digest:
-        raise Conflict(
-            "This idempotency key was used for another request: send a new key, or the same body."
-        )
+        raise Conflict(KEY_TAKEN)
     return operation
 
 
@@ -116,7 +120,9 @@ def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
 def capacities(session: Session, *, lock: bool) -> list[Capacity]:
     """Return every host's capacity; with `lock` the host rows are held until the commit."""
     statement = select(Host).order_by(Host.id)
-    hosts = session.scalars(statement.with_for_update() if lock else statement).all()
+    if lock:  # key_share: the journal may still write rows that refer to a host
+        statement = statement.with_for_update(key_share=True)
+    hosts = session.scalars(statement).all()
     held = {
         row[0]: Demand(int(row[1]), int(row[2]), int(row[3]))
         for row in session.execute(
@@ -133,7 +139,9 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
     ports = dict(
         session.execute(
             select(PortForward.host_id, func.count(PortForward.id)).group_by(PortForward.host_id)
-        ).tuples().all()
+        )
+        .tuples()
+        .all()
     )
     first, last = settings().forward_ports
     return [
@@ -192,9 +200,10 @@ def _network(session: Session, project_id: UUID, host_id: UUID) -> Network:
 def _connect(session: Session, server: Server, host: Host) -> None:
     """Allocate NIC, address and forward."""
     network = _network(session, server.project_id, host.id)
-    nic = Nic(
-        server_id=server.id, network_id=network.id, mac=naming.mac_address(server.id)
-    )
+    macs = set(session.scalars(select(Nic.mac).where(Nic.network_id == network.id)))
+    derived = (naming.mac_address(server.id, index) for index in range(256))
+    mac = next(mac for mac in derived if mac not in macs)  # 24 bits do collide, once in a while
+    nic = Nic(server_id=server.id, network_id=network.id, mac=mac)
     session.add(nic)
     session.flush()
     taken = session.scalars(select(Address.ip).where(Address.network_id == network.id)).all()
@@ -240,6 +249,8 @@ def create_server(
             )
         raise
     except IntegrityError as error:
+        if _KEY_COLUMN in str(error.orig):
+            raise Conflict(KEY_TAKEN) from error
         raise Conflict(f"Server '{request.name}' exists already: choose another name.") from error
 
 
@@ -255,7 +266,7 @@ def _create(
     body = request.model_dump(mode="json")
     digest = _digest(Verb.CREATE, request.name, body)
     project = session.scalar(
-        select(Project).where(Project.id == project_id).with_for_update(of=Project)
+        select(Project).where(Project.id == project_id).with_for_update(of=Project, key_share=True)
     )
     if project is None:
         raise NotFound("There is no such project.")
@@ -435,5 +446,3 @@ def _delete_record(server: Server, operation: Operation) -> None:
     """End the deletion of a server of which nothing exists but its row."""
     server.status, server.deleted_at, server.operation_id = Status.DELETED, now(), None
     operation.phase, operation.ended_at = Phase.SUCCEEDED, now()
-
-

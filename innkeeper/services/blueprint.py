@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, cast
 from uuid import UUID
 
 from sqlalchemy import select
@@ -26,6 +26,8 @@ from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import RoleRequest
 from innkeeper.errors import NotFound
 
+VirtType = Literal["kvm", "qemu", "test"]
+
 
 @dataclass(frozen=True)
 class HostBlueprint:
@@ -37,7 +39,7 @@ class HostBlueprint:
     channel: str
     edge_address: str
     pool_path: str
-    virt_type: str
+    virt_type: VirtType
     images: tuple[str, ...]
     substrate_fingerprint: str | None
 
@@ -216,7 +218,7 @@ def load(
             host.channel,
             host.edge_address,
             host.pool_path,
-            host.virt_type,
+            cast("VirtType", host.virt_type),
             tuple(host.images),
             host.substrate_fingerprint,
         ),

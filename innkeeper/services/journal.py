@@ -96,7 +96,7 @@ def hold(session: Session, held: Claim) -> Operation:
     )
     if touched.rowcount != 1:  # type: ignore[attr-defined]
         raise ClaimLost(
-            f"Attempt {held.attempt} of operation {held.operation_id} was taken over: it stops here."
+            f"Attempt {held.attempt} of operation {held.operation_id} was taken over: it ends."
         )
     return session.get_one(Operation, held.operation_id, populate_existing=True)
 

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -30,11 +30,15 @@ def decode(cursor: str) -> tuple[datetime, UUID]:
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         instant, identifier = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        moment = datetime.fromisoformat(instant)
-        if moment.tzinfo is None:
-            raise ValueError("no zone")
-        return moment, UUID(identifier)
-    except (ValueError, TypeError, AttributeError, binascii.Error, RecursionError) as error:
+        return datetime.fromisoformat(instant).astimezone(UTC), UUID(identifier)
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        binascii.Error,
+        RecursionError,
+    ) as error:
         raise InvalidRequest("The cursor is not one of ours: start from the first page.") from error
 
 
@@ -50,7 +54,7 @@ def page(
     """Return at most `limit` rows after the cursor, newest first, and the next cursor."""
     if cursor:
         instant, last = decode(cursor)
-        statement = statement.where(tuple_(created_at, identifier) < (instant, last))  # type: ignore[arg-type]
+        statement = statement.where(tuple_(created_at, identifier) < (instant, last))
     ordered = statement.order_by(created_at.desc(), identifier.desc()).limit(limit + 1)
     rows: list[Any] = list(session.scalars(ordered).all())
     if len(rows) <= limit:

@@ -73,9 +73,7 @@ def requeue(operation_id: UUID, attempt: int, reason: str) -> OperationView | No
                 Operation.attempt == attempt,
                 Operation.phase == Phase.RUNNING,
             )
-            .values(
-                phase=Phase.QUEUED, attempt=attempt + 1, dispatched_at=None, flow_run_id=None
-            )
+            .values(phase=Phase.QUEUED, attempt=attempt + 1, dispatched_at=None, flow_run_id=None)
         )
         if taken.rowcount != 1:  # type: ignore[attr-defined]
             return None
@@ -107,9 +105,7 @@ def observe_power(server_id: UUID, power_state: PowerState | None, detail: str =
         other = Status.STOPPED if status is Status.ACTIVE else Status.ACTIVE
         changed = session.execute(
             update(Server)
-            .where(
-                Server.id == server_id, Server.operation_id.is_(None), Server.status == other
-            )
+            .where(Server.id == server_id, Server.operation_id.is_(None), Server.status == other)
             .values(status=status, updated_at=now())
         )
         if changed.rowcount != 1:  # type: ignore[attr-defined]
@@ -200,9 +196,7 @@ def _forget(host: Host, finding: Finding) -> None:
     """Close the artifact's row and release its server when that was the last one."""
     name = finding.name.split(" ", 1)[-1] if finding.kind == "row" else finding.name
     with transaction() as session:
-        session.execute(
-            delete(Artifact).where(Artifact.host_id == host.id, Artifact.name == name)
-        )
+        session.execute(delete(Artifact).where(Artifact.host_id == host.id, Artifact.name == name))
         events.record(
             session,
             "artifact.reaped",

@@ -94,11 +94,9 @@ def find(name_or_id: str, project_id: UUID | None = None) -> ServerView:
     """
     try:
         return get(UUID(name_or_id), project_id)
-    except ValueError:
+    except (ValueError, NotFound):  # a name may look like an id
         pass
-    statement = select(Server.id).where(
-        Server.name == name_or_id, Server.status != Status.DELETED
-    )
+    statement = select(Server.id).where(Server.name == name_or_id, Server.status != Status.DELETED)
     if project_id is not None:
         statement = statement.where(Server.project_id == project_id)
     with transaction() as session:

@@ -20,7 +20,9 @@ def want_image(host_id: UUID, volume: str) -> tuple[dict[str, Path], str | None]
         if volume not in host.images:
             host.images = sorted([*host.images, volume])
         paths = session.execute(
-            select(Image.sha256, Image.path).where(Image.sha256.is_not(None), Image.path.is_not(None))
+            select(Image.sha256, Image.path).where(
+                Image.sha256.is_not(None), Image.path.is_not(None)
+            )
         ).tuples()
         known = {image_volume(sha256 or ""): Path(path or "") for sha256, path in paths}
         wanted = {name: known[name] for name in host.images if name in known}

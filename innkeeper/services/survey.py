@@ -170,9 +170,7 @@ def _domains(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
             continue
         if known is None or known.gone:
             why = "its server is unknown here" if known is None else f"its server is {known.status}"
-            found.append(
-                Finding(host, "domain", domain.name, why, domain.server_id, reapable=True)
-            )
+            found.append(Finding(host, "domain", domain.name, why, domain.server_id, reapable=True))
     present = {domain.server_id for domain in owned}
     found += [
         Finding(host, "domain", known.name, f"missing, though the server is {known.status}", key)
@@ -192,9 +190,7 @@ def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
         if known.gone or name not in known.volumes:
             kind = "seed" if name.endswith(".iso") else "volume"
             why = f"its server is {known.status} and does not use it"
-            found.append(
-                Finding(expected.host.name, kind, name, why, server_id, reapable=True)
-            )
+            found.append(Finding(expected.host.name, kind, name, why, server_id, reapable=True))
     for server_id, known in expected.servers.items():
         if not known.busy and known.status in {Status.ACTIVE, Status.STOPPED}:
             found += [
@@ -215,16 +211,26 @@ def _dhcp(expected: Expectation) -> list[Finding]:
             continue
         found += [
             Finding(
-                host.name, "dhcp-entry", entry.mac, "no server has this MAC",
-                network=name, address=entry.ip, reapable=True,
+                host.name,
+                "dhcp-entry",
+                entry.mac,
+                "no server has this MAC",
+                network=name,
+                address=str(entry.ip),
+                reapable=True,
             )
             for entry in entries
             if entry.mac not in expected.macs
         ]
         found += [
             Finding(
-                host.name, "lease", lease.mac, "no server has this MAC",
-                network=name, address=lease.ip, reapable=True,
+                host.name,
+                "lease",
+                lease.mac,
+                "no server has this MAC",
+                network=name,
+                address=lease.ip,
+                reapable=True,
             )
             for lease in leases
             if lease.mac not in expected.macs
@@ -264,7 +270,7 @@ def _nvram(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
 
 def _rows(expected: Expectation, domains: set[str], volumes: set[str]) -> list[Finding]:
     """Find rows of artifacts that a server has no right to, whether the thing exists or not."""
-    exists: dict[str, Callable[[str], bool]] = {
+    exists: dict[str, Callable[[object], bool]] = {
         ArtifactKind.DOMAIN: domains.__contains__,
         ArtifactKind.VOLUME: volumes.__contains__,
         ArtifactKind.SEED: volumes.__contains__,
@@ -276,11 +282,15 @@ def _rows(expected: Expectation, domains: set[str], volumes: set[str]) -> list[F
             continue
         unused = row.kind in {"volume", "seed"} and row.name not in known.volumes
         orphaned = known.gone or known.status is Status.ERROR or unused
-        if orphaned and not exists.get(row.kind, lambda _: False)(row.name):
+        if orphaned and not (row.kind in exists and exists[row.kind](row.name)):
             found.append(
                 Finding(
-                    expected.host.name, "row", f"{row.kind} {row.name}", "the thing is gone",
-                    row.server_id, reapable=True,
+                    expected.host.name,
+                    "row",
+                    f"{row.kind} {row.name}",
+                    "the thing is gone",
+                    row.server_id,
+                    reapable=True,
                 )
             )
     return found

@@ -16,8 +16,8 @@ from innkeeper.stack.config import write_private
 from innkeeper.stack.errors import CommandFailed
 from innkeeper.stack.programs import CHECKOUT, OURS, prefect_client_environment
 
-MIGRATE = [sys.executable, "-m", "innkeeper.db.migrate"]
-DEPLOY = [sys.executable, "-m", "flows.deploy"]
+MIGRATE = [sys.executable, "-m", "innkeeper.services.bootstrap"]
+DEPLOY = [sys.executable, "-m", "deployments.deploy"]
 DEPLOYED_FROM = ("deployments/**/*.yaml", *(f"{package}/**/*.py" for package in OURS))
 COMMAND_SECONDS = 180.0
 

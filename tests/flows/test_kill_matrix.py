@@ -101,9 +101,7 @@ def stage(prefect_server: str) -> Iterator[Stage]:
         patch.setenv("INNKEEPER_HOME", str(place))
         patch.setenv("INNKEEPER_STALE_AFTER_SECONDS", str(SILENCE))
         patch.delenv("DATABASE_URL", raising=False)
-        patch.setattr(
-            dispatch, "dispatch", lambda view: sabotage.carry(view.verb, view.id)
-        )
+        patch.setattr(dispatch, "dispatch", lambda view: sabotage.carry(view.verb, view.id))
         _forget()
         lab = Lab(place, first_index=150)
         try:

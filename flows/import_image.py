@@ -1,0 +1,19 @@
+"""Import an image."""
+
+from uuid import UUID
+
+from prefect import flow
+from tasks.image import fetch_image, importing, prepare_image, publish_image
+
+
+@flow(name="import-image")
+async def import_image(image_id: UUID) -> None:
+    """Fetch, check and convert an image; a bad one never becomes usable.
+
+    Args:
+        image_id: the registered image; `innkeeper image import` registers and starts this.
+    """
+    async with importing(image_id) as held:
+        fetched = await fetch_image(held)
+        prepared = await prepare_image(held, fetched)
+        await publish_image(held, fetched, prepared)
