@@ -58,14 +58,14 @@ def server(client: Client, name_or_id: str, project: str | None = None) -> Json:
 
 
 def named(client: Client, noun: str, name_or_id: str) -> Json:
-    """Return the host, image, plan, project or key of this name or id (`noun` in the singular).
+    """Return the host, image, plan, project or role of this name or id (`noun` in the singular).
 
     Raises:
         Missing: there is none.
     """
     identifier = as_uuid(name_or_id)
     for entry in client.items(f"/{noun}s"):
-        if entry["name"] == name_or_id or (identifier and entry["id"] == str(identifier)):
+        if entry["name"] == name_or_id or (identifier and entry.get("id") == str(identifier)):
             return entry
     raise Missing("Not found", f"There is no {noun} '{name_or_id}': see `innkeeper {noun} list`.")
 

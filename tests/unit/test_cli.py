@@ -643,7 +643,9 @@ def test_plans_projects_keys_roles(api: PaperApi) -> None:
     api.on("GET", "/keys", [[key]])
     api.on("POST", "/keys", {"key": "ik_canary", **key})
     api.on("DELETE", f"/keys/{ident('key')}", httpx.Response(204))
-    api.on("GET", "/roles", [[{"name": "docker", "description": "Containers."}]])
+    option = {"name": "users", "type": "list", "description": "Who.", "required": False}
+    role = {"name": "docker", "description": "Containers.", "options": [option]}
+    api.on("GET", "/roles", page(role))
     assert run("plan", "list").stdout.splitlines()[1].split()[0] == "small"
     run("plan", "create", "small", "--vcpus", "1", "--memory-mib", "1", "--disk-gib", "1")
     assert "shop" in run("project", "list").stdout
@@ -664,6 +666,7 @@ def test_plans_projects_keys_roles(api: PaperApi) -> None:
     api.on("GET", "/keys", [[key, key | {"id": ident("twin")}]])
     assert "by id" in run("key", "revoke", "ci", "-y", code=4).stderr
     assert "docker" in run("role", "list").stdout
+    assert re.search(r"users +list +null +Who", run("role", "show", "docker").stdout)
 
 
 def an_event(number: int) -> dict[str, Any]:
