@@ -63,7 +63,7 @@ def ensure_pool(conn: libvirt.virConnect, name: str, path: Path | str) -> None:
         pool.setAutostart(1)
 
 
-def ensure_volume(  # noqa: PLR0917  # the backing file's path and format belong together
+def ensure_volume(
     conn: libvirt.virConnect,
     pool: str,
     name: str,

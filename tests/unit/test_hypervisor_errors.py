@@ -41,8 +41,9 @@ TRANSIENT: list[tuple[int, str, type[TransientError]]] = [
     (
         1,
         (
-            'internal error: process exited while connecting to monitor: qemu: Failed to get "write" '
-            "lock\nIs another process using the image [/p/a.qcow2]?"
+            "internal error: process exited while connecting to monitor: qemu: "
+            'Failed to get "write" lock\n'
+            "Is another process using the image [/p/a.qcow2]?"
         ),
         errors.DiskLocked,
     ),
@@ -66,8 +67,8 @@ PERMANENT: list[tuple[int, str, type[PermanentError]]] = [
     (
         1,
         (
-            "internal error: process exited while connecting to monitor: Could not access KVM kernel "
-            "module: Permission denied"
+            "internal error: process exited while connecting to monitor: "
+            "Could not access KVM kernel module: Permission denied"
         ),
         errors.AcceleratorUnusable,
     ),
@@ -95,8 +96,8 @@ PERMANENT: list[tuple[int, str, type[PermanentError]]] = [
     (
         1,
         (
-            "internal error: unable to execute QEMU agent command 'guest-set-time': this feature or "
-            "command is not currently supported"
+            "internal error: unable to execute QEMU agent command 'guest-set-time': "
+            "this feature or command is not currently supported"
         ),
         errors.NotSupported,
     ),
