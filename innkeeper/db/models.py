@@ -170,6 +170,7 @@ class Server(Base):
     reserved: Mapped[bool] = mapped_column(default=True)
     request: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
     user_data: Mapped[str | None] = mapped_column(EncryptedText, default=None)
+    runcmd: Mapped[str | None] = mapped_column(EncryptedText, default=None)
     role_requests: Mapped[str | None] = mapped_column(EncryptedText, default=None)
     root_password: Mapped[str | None] = mapped_column(EncryptedText, default=None)
     root_password_hash: Mapped[str | None] = mapped_column(String(128), default=None)

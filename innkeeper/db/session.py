@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from filelock import FileLock
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.orm import Session, sessionmaker
@@ -102,19 +102,27 @@ def exclusive(name: str) -> Iterator[None]:
         with FileLock(folder / f"{name.replace('/', '_').replace(':', '_')}.lock"):
             yield
         return
-    with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    connection = _locked(name)
+    try:
+        yield
+    finally:
         try:
             connection.execute(
-                text("SELECT pg_advisory_lock(hashtextextended(:n, 0))"), {"n": name}
+                text("SELECT pg_advisory_unlock(hashtextextended(:n, 0))"), {"n": name}
             )
-        except OperationalError as error:
-            raise DatabaseUnavailable("The database does not answer just now: retry.") from error
-        try:
-            yield
+        except OperationalError:  # the server went away and took the lock with it
+            connection.invalidate()
         finally:
-            try:
-                connection.execute(
-                    text("SELECT pg_advisory_unlock(hashtextextended(:n, 0))"), {"n": name}
-                )
-            except OperationalError:  # the server went away and took the lock with it
-                connection.invalidate()
+            connection.close()
+
+
+def _locked(name: str) -> Connection:
+    connection = None
+    try:
+        connection = engine().connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(text("SELECT pg_advisory_lock(hashtextextended(:n, 0))"), {"n": name})
+    except (OperationalError, InterfaceError, PoolExhausted) as error:
+        if connection is not None:
+            connection.close()
+        raise DatabaseUnavailable("The database does not answer just now: retry.") from error
+    return connection

@@ -343,7 +343,7 @@ def _server(
     plan: Plan,
     demand: Demand,
 ) -> Server:
-    open_fields = {"ssh_keys", "packages", "runcmd", "static_address"}
+    open_fields = {"ssh_keys", "packages", "static_address"}
     return Server(
         project_id=project_id,
         name=request.name,
@@ -356,6 +356,7 @@ def _server(
         disk_gib=demand.disk_gib,
         request=request.model_dump(mode="json", include=open_fields),
         user_data=request.user_data,
+        runcmd=json.dumps(request.runcmd),
         role_requests=json.dumps([role.model_dump(mode="json") for role in request.roles]),
         root_password=made.root_password,
         root_password_hash=made.root_password_hash,
@@ -425,7 +426,10 @@ def request(
         if claimed.rowcount != 1:  # type: ignore[attr-defined]
             raise Conflict(f"Another operation took '{server.name}' just now: wait for it.")
         session.add(operation)
-        session.flush()
+        try:
+            session.flush()
+        except IntegrityError as error:  # the same key, for another server, a moment ago
+            raise Conflict(KEY_TAKEN) from error
         events.record(
             session,
             f"server.{verb}.accepted",

@@ -104,7 +104,7 @@ class Blueprint:
     root_volume: str
     ssh_keys: tuple[str, ...]
     packages: tuple[str, ...]
-    runcmd: tuple[Any, ...]
+    runcmd: tuple[Any, ...] = field(repr=False)
     static_address: bool
     host_key_public: str
     request: dict[str, Any]
@@ -233,7 +233,7 @@ def load(
         root_volume=disk.volume,
         ssh_keys=tuple(server.request.get("ssh_keys", ())),
         packages=tuple(server.request.get("packages", ())),
-        runcmd=tuple(server.request.get("runcmd", ())),
+        runcmd=tuple(json.loads(server.runcmd or "[]")),
         static_address=bool(server.request.get("static_address")),
         host_key_public=server.host_key_public,
         request=dict(operation.request),

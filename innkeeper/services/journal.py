@@ -34,6 +34,11 @@ Made = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
 DETAIL_LIMIT = 2000
 
 
+def _text(text: str) -> str:
+    """Return what the columns can hold; PostgreSQL knows no NUL."""
+    return text.replace("\x00", "")[:DETAIL_LIMIT]
+
+
 class BegunStep(NamedTuple):
     """A step that may have had an effect."""
 
@@ -131,7 +136,7 @@ def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = Fal
         else:
             row.tries += 1
             row.attempt = held.attempt
-        row.state, row.detail = ("undoing" if undo else "begun"), None
+        row.state, row.detail, row.ended_at = ("undoing" if undo else "begun"), None, None
         session.flush()
         plan = blueprint.load(session, held.operation_id, row, done=was_done)
         for kind, name in makes(plan) if makes and not undo else ():
@@ -171,7 +176,7 @@ def end(
         operation = hold(session, held)
         row = session.get_one(OperationStep, (held.operation_id, step))
         row.state = "undone" if undo else "done"
-        row.ended_at, row.detail, row.progress = now(), (detail or None), None
+        row.ended_at, row.detail, row.progress = now(), _text(detail or "") or None, None
         server = session.get_one(Server, operation.server_id)
         for kind, name in made:
             session.execute(
@@ -191,7 +196,7 @@ def fail(held: Claim, step: str, error: str) -> None:
         hold(session, held)
         row = session.get(OperationStep, (held.operation_id, step))
         if row is not None:
-            row.state, row.detail, row.ended_at = "failed", error[:DETAIL_LIMIT], now()
+            row.state, row.detail, row.ended_at = "failed", _text(error), now()
 
 
 def note(held: Claim, step: str, **data: Any) -> None:
@@ -209,7 +214,7 @@ def progress(held: Claim, step: str, fraction: float | None, detail: str | None 
         session.execute(
             update(OperationStep)
             .where(OperationStep.operation_id == held.operation_id, OperationStep.name == step)
-            .values(progress=fraction, detail=(detail or "")[:DETAIL_LIMIT] or None)
+            .values(progress=fraction, detail=_text(detail or "") or None)
         )
 
 
@@ -221,7 +226,7 @@ def undoing(held: Claim, error: str) -> list[BegunStep]:
     with transaction() as session:
         operation = hold(session, held)
         operation.undoing = True
-        operation.error = operation.error or error[:DETAIL_LIMIT]
+        operation.error = operation.error or _text(error)
         rows = session.scalars(
             select(OperationStep)
             .where(OperationStep.operation_id == held.operation_id)
@@ -237,7 +242,7 @@ def release(session: Session, server: Server) -> None:
     session.execute(delete(Address).where(Address.nic_id.in_(nics)))
     for table in (PortForward, Disk, Nic):
         session.execute(delete(table).where(table.server_id == server.id))
-    server.user_data = server.role_requests = None
+    server.user_data = server.runcmd = server.role_requests = None
     server.root_password = server.root_password_hash = server.host_key_private = None
 
 
