@@ -9,9 +9,10 @@ import yaml
 
 from innkeeper.cli.failures import UsageFailure
 from innkeeper.cli.output import say
+from innkeeper.domain.specs import check_ssh_key
 from innkeeper.settings import settings
 
-KEY_TYPES = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
+_LITERAL = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")
 STDIN = "-"
 
 
@@ -74,7 +75,7 @@ def _default_keys() -> list[str]:
             lines = path.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError):
             continue
-        own += [line.strip() for line in lines if _is_key(line) and "-cert-" not in line]
+        own += [line.strip() for line in lines if _is_key(line)]
     if own:
         return list(dict.fromkeys(own))
     public = settings().identity_file.with_suffix(".pub")
@@ -86,19 +87,26 @@ def _default_keys() -> list[str]:
 
 
 def _keys_of(source: str) -> list[str]:
-    if source.startswith(KEY_TYPES) and len(source.split()) > 1:
-        return [source.strip()]
-    text = text_of(source, "SSH key")
+    literal = source.startswith(_LITERAL) and len(source.split()) > 1
+    text = source if literal else text_of(source, "SSH key")
     if "PRIVATE KEY" in text:
         raise UsageFailure("That is a private key", f"Name the public half: {source}.pub.")
-    keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
-    if not keys or not all(_is_key(key) for key in keys):
-        raise UsageFailure("Not an SSH public key", f"{source} should hold 'ssh-ed25519 AAAA…'.")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    try:
+        keys = [check_ssh_key(line) for line in lines]
+    except ValueError as error:
+        raise UsageFailure("Not an SSH public key", f"{source}: {error}.") from error
+    if not keys:
+        raise UsageFailure("Not an SSH public key", f"{source} holds no key.")
     return keys
 
 
 def _is_key(line: str) -> bool:
-    return line.strip().startswith(KEY_TYPES)
+    try:
+        check_ssh_key(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _variables(word: str, pairs: str) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from innkeeper.cli import client as client_module
-from innkeeper.cli import watch
+from innkeeper.cli import progress, watch
 from innkeeper.cli.main import app
+from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 
 NOW = "2026-01-01T00:00:00Z"
@@ -20,6 +21,7 @@ LATER = "2026-01-01T00:00:02Z"
 SPACE = UUID("0b54bd60-70b5-4f9a-9f2c-5f4e5a1f6a01")
 PROJECT = str(uuid5(SPACE, "project"))
 STEPS = ["substrate", "volume", "seed"]
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFlw8I1rWwwMvXovy70WRUIIjzwPGIbpcij8JhgbJyMA"
 RUNNER = CliRunner()
 
 
@@ -187,7 +189,7 @@ def run(*words: str, code: int = 0, stdin: str | None = None) -> Any:
 def test_create_sends_what_was_asked(api: PaperApi, tmp_path: Path) -> None:
     api.on("POST", "/servers", an_operation())
     key = tmp_path / "key.pub"
-    key.write_text("ssh-ed25519 AAAA me\n")
+    key.write_text(f"{KEY} me\n")
     data = tmp_path / "data"
     data.write_text("#cloud-config\n")
     result = run(
@@ -202,7 +204,7 @@ def test_create_sends_what_was_asked(api: PaperApi, tmp_path: Path) -> None:
             "image": "tiny",
             "plan": "large",
             "disk_gib": 20,
-            "ssh_keys": ["ssh-ed25519 AAAA me"],
+            "ssh_keys": [f"{KEY} me"],
             "packages": ["nginx", "curl"],
             "runcmd": ["echo [bold]hi"],
             "user_data": "#cloud-config\n",
@@ -787,3 +789,35 @@ def test_completion_offers_commands_and_servers(
     assert complete("innkeeper server show w").split() == ["web"]
     api.on("GET", "/servers", httpx.ConnectError("refused"))
     assert complete("innkeeper server show w").strip() == ""
+
+
+def test_bars_take_names_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    detail = "[red]copying[/red] \x1b[2J 3 of 4"
+    running = a_step("volume", "begun", progress=0.42, detail=detail)
+    bars = progress.Bars()
+    for state in (
+        an_operation("a"),
+        an_operation("a", phase="running"),
+        an_operation("a", phase="running", steps=[a_step("substrate"), running]),
+        finished("b", phase="failed"),
+        finished("c"),
+    ):
+        bars.show(OperationView.model_validate(state))
+    bars.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert re.search(r"a create .* 1/3 .* volume 42% · \[red\]copying\[/red\] \ufffd\[2J", lines[0])
+    assert re.search(r"b create .* 3/3 .* failed", lines[1])
+    assert re.search(r"c create .* 3/3 .* succeeded", lines[2])
+
+
+def test_leaving_a_wait_says_how_to_come_back(
+    api: PaperApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    api.on("POST", "/servers", an_operation())
+    api.on("GET", "/operations/[^/]*", an_operation())
+    monkeypatch.setattr("time.sleep", interrupt)
+    result = run("create", "web", "--wait", code=130)
+    assert f"innkeeper operation watch {ident('create web')}" in result.stderr

@@ -12,8 +12,8 @@ from innkeeper.domain.lifecycle import Status
 from innkeeper.services.views import ServerView
 from innkeeper.settings import settings
 
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHXkLkqhvvbYrJbBdTkQ0yqnVTnqjXWdRAjUQ8bPqvT8"
-OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOw1lZDI1NTE5AAAAIHXkLkqhvvbYrJbBdTkQ0yqn bob@b"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFlw8I1rWwwMvXovy70WRUIIjzwPGIbpcij8JhgbJyMA"
+OTHER = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAINXpjL2AgVRN/A4z+c20O1+Blwf4T9oO+ekVEyJo2Oe3 bob@b"
 SERVER_ID = UUID("0b54bd60-70b5-4f9a-9f2c-5f4e5a1f6a01")
 
 
@@ -72,6 +72,7 @@ def test_default_keys_are_the_users(user: Path) -> None:
     (user / ".ssh/id_ed25519.pub").write_text(f"{KEY} me@here\n")
     (user / ".ssh/old.pub").write_text(f"{KEY} me@here\n{OTHER}\n")
     (user / ".ssh/ca-cert.pub").write_text("ssh-ed25519-cert-v01@openssh.com AAAA me\n")
+    (user / ".ssh/dsa.pub").write_text("ssh-dss AAAAB3NzaC1kc3MAAACBA me\n")
     (user / ".ssh/strange.pub").write_bytes(b"\xff\xfe")
     assert request.ssh_keys([]) == [f"{KEY} me@here", OTHER]
 
@@ -99,11 +100,11 @@ def test_a_private_key_never_leaves_the_machine(tmp_path: Path) -> None:
         request.ssh_keys([str(private)])
 
 
-@pytest.mark.parametrize("content", ["", "# nothing\n", "hello\n"])
+@pytest.mark.parametrize("content", ["", "# nothing\n", "hello\n", f"{KEY} a\nssh-rsa AAAA\n"])
 def test_a_file_without_keys_is_wrong_usage(tmp_path: Path, content: str) -> None:
     path = tmp_path / "keys"
     path.write_text(content)
-    with pytest.raises(UsageFailure, match="ssh-ed25519"):
+    with pytest.raises(UsageFailure, match=str(path)):
         request.ssh_keys([str(path)])
 
 
