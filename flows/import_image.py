@@ -16,4 +16,4 @@ async def import_image(image_id: UUID) -> None:
     async with importing(image_id) as held:
         fetched = await fetch_image(held)
         prepared = await prepare_image(held, fetched)
-        await publish_image(held, fetched, prepared)
+        await publish_image(held, prepared)

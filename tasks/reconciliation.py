@@ -11,8 +11,9 @@ from prefect.logging import get_run_logger
 from innkeeper import dispatch
 from innkeeper.dispatch import RunFate
 from innkeeper.errors import InnkeeperError
-from innkeeper.services import operations, reconcile, survey
+from innkeeper.services import images, operations, reconcile, survey
 from innkeeper.services.survey import Finding
+from innkeeper.settings import settings
 
 DISPATCH_AGAIN_SECONDS = 15.0
 
@@ -43,7 +44,8 @@ def dispatch_waiting(older_than_seconds: float = DISPATCH_AGAIN_SECONDS) -> int:
     """Start flow runs of operations that wait; starting twice is harmless. Return how many."""
     waiting = operations.awaiting_dispatch(older_than_seconds)
     for view in waiting:
-        dispatch.dispatch(view)
+        if flow_run_id := dispatch.dispatch(view):
+            operations.mark_dispatched(view.id, view.attempt, flow_run_id)
     return len(waiting)
 
 
@@ -58,6 +60,14 @@ def mend_host(host_id: UUID) -> list[Finding]:
     return findings
 
 
+def revive_imports() -> int:
+    """Start imports of images again whose run fell silent; they go on where they were."""
+    waiting = images.unfinished(settings().stale_after_seconds)
+    for image_id, attempt in waiting:
+        dispatch.dispatch_image(image_id, attempt)
+    return len(waiting)
+
+
 @task(cache_policy=NO_CACHE, persist_result=False)
 async def revive_operations() -> None:
     """Resume or undo what dead runs left, then start everything that waits."""
@@ -67,6 +77,7 @@ async def revive_operations() -> None:
     started = await asyncio.to_thread(dispatch_waiting)
     if started:
         logger.info("%d waiting operations were started", started)
+    await asyncio.to_thread(revive_imports)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from innkeeper.api import (
+    audit,
     events,
     health,
     hosts,
@@ -32,7 +33,19 @@ from innkeeper.api.starting import Starter
 from innkeeper.settings import settings
 
 _THREADS = 24  # fewer than the database's connections: nobody waits for one
-_RESOURCES = (servers, operations, hosts, images, plans, projects, keys, roles, events, health)
+_RESOURCES = (
+    servers,
+    operations,
+    hosts,
+    images,
+    plans,
+    projects,
+    keys,
+    roles,
+    events,
+    audit,
+    health,
+)
 
 _DESCRIPTION = """\
 Runs virtual machines for people who own their hosts. Every change to a server is an *operation*:

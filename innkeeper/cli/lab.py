@@ -7,6 +7,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from innkeeper.cli.client import connect
+from innkeeper.cli.options import Output
+from innkeeper.cli.output import Format, emit_json, emit_table
 from innkeeper.lab.fleet import Lab
 from innkeeper.settings import settings
 
@@ -75,3 +78,19 @@ def ssh(
     if known_hosts:
         argv += ["-o", f"UserKnownHostsFile={known_hosts}", "-o", "StrictHostKeyChecking=yes"]
     os.execvp("ssh", [*argv, f"{user}@{address}"])  # noqa: S606 - ssh takes this terminal over
+
+
+@app.command()
+def audit(output: Output = Format.TABLE) -> None:
+    """Hold every host against the database; nothing to print and exit code 0 when they agree."""
+    with connect() as client:
+        found = list(client.items("/audit"))
+    if output is Format.JSON:
+        emit_json(found)
+    elif found:
+        rows = [(f["host"], f["kind"], f["name"], f["problem"]) for f in found]
+        emit_table(("HOST", "KIND", "NAME", "PROBLEM"), rows)
+    else:
+        typer.echo("Hosts and database agree.")
+    if found:
+        raise typer.Exit(1)

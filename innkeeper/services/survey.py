@@ -33,6 +33,7 @@ from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
 from innkeeper.hypervisor.guest import OwnedDomain
 from innkeeper.services import edges
+from innkeeper.substrate import HostSubstrate, NetworkSubstrate, Terraform
 
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 
@@ -132,7 +133,50 @@ def audit() -> list[Finding]:
             findings += survey(host_id)
         except InnkeeperError as error:
             findings.append(Finding(name, "host", name, f"cannot be surveyed: {error}"))
-    return findings
+    return [*findings, *_states(), *_reservations()]
+
+
+def _states() -> list[Finding]:
+    """Hold Terraform's states against the hosts and networks that the database knows."""
+    with transaction() as session:
+        hosts = session.scalars(select(Host).where(Host.virt_type != "test")).all()
+        networks = session.scalars(select(Network)).all()
+    by_id = {host.id: host for host in hosts}
+    specs: list[tuple[str, str | None, HostSubstrate | NetworkSubstrate]] = [
+        (host.name, host.substrate_fingerprint, HostSubstrate(host.id, host.uri, host.pool_path))
+        for host in hosts
+    ]
+    for net in networks:
+        if host := by_id.get(net.host_id):
+            spec = NetworkSubstrate(
+                host.id, net.project_id, host.uri, net.name, net.bridge, net.cidr
+            )
+            specs.append((host.name, net.substrate_fingerprint, spec))
+    if not specs:
+        return []
+    present = set(Terraform().workspaces())
+    found = [
+        Finding(host, ArtifactKind.STATE, spec.workspace, "applied, but its state is gone")
+        for host, applied, spec in specs
+        if applied and spec.workspace not in present
+    ]
+    unknown = present - {spec.workspace for _, _, spec in specs} - {"default"}
+    return found + [
+        Finding("-", ArtifactKind.STATE, name, "belongs to no host or network here")
+        for name in sorted(unknown)
+    ]
+
+
+def _reservations() -> list[Finding]:
+    """Find servers that hold quota and capacity though nothing of them should exist."""
+    with transaction() as session:
+        rows = session.execute(
+            select(Server.id, Server.name).where(Server.reserved, Server.status == Status.DELETED)
+        )
+        return [
+            Finding("-", "reservation", name, "deleted, but still reserved", server_id)
+            for server_id, name in rows
+        ]
 
 
 def survey(host_id: UUID) -> list[Finding]:
