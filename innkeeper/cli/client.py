@@ -21,8 +21,9 @@ from innkeeper.cli import sse
 from innkeeper.cli.failures import CliFailure, Refused, Unreachable, UsageFailure, failure_class
 
 Json = dict[str, Any]
-TIMEOUT = httpx.Timeout(30.0, connect=3.0)
-STREAM_TIMEOUT = httpx.Timeout(60.0, connect=3.0)  # the API sends a comment more often than that
+CONNECT_SECONDS = 3.0
+PATIENCE_SECONDS = 30.0
+STREAM_TIMEOUT = httpx.Timeout(60.0, connect=CONNECT_SECONDS)  # the API sends pings more often
 ATTEMPTS = 4
 LARGEST_PAGE = 100
 _WAIT = wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1)
@@ -53,7 +54,6 @@ class Client:
         self._http = httpx.Client(
             base_url=f"{self.base_url}/api/v1",
             headers=headers,
-            timeout=TIMEOUT,
             transport=transport or new_transport(self.base_url),
         )
 
@@ -73,11 +73,15 @@ class Client:
         body: Json | None = None,
         *,
         idempotency_key: str | None = None,
+        patience: float = PATIENCE_SECONDS,
         **query: Any,
     ) -> Any:
-        """Send `body` under an idempotency key (a fresh one unless given); return the answer."""
+        """Send `body` under an idempotency key (a fresh one unless given); return the answer.
+
+        `patience` is how many seconds the API may think about it.
+        """
         headers = {"Idempotency-Key": _checked(idempotency_key)}
-        return self._json("POST", path, query, body=body, headers=headers)
+        return self._json("POST", path, query, body=body, headers=headers, patience=patience)
 
     def put(self, path: str, body: Json, **query: Any) -> Any:
         """Replace what is at `path`; return the answer."""
@@ -140,9 +144,15 @@ class Client:
         *,
         body: Json | None = None,
         headers: dict[str, str] | None = None,
+        patience: float = PATIENCE_SECONDS,
     ) -> Any:
         request = self._http.build_request(
-            method, path, params=_given(query), json=body, headers=headers
+            method,
+            path,
+            params=_given(query),
+            json=body,
+            headers=headers,
+            timeout=httpx.Timeout(patience, connect=CONNECT_SECONDS),
         )
         response = self._send(request)
         for _ in range(_PAUSES):

@@ -13,6 +13,9 @@ from innkeeper.services.views import HostView
 
 app = typer.Typer(no_args_is_help=True, help="Hosts: machines whose libvirt takes servers.")
 
+PROBE_SECONDS = 300.0
+"""How long adding a host may take: its accelerator is proved by running a guest."""
+
 HostName = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the host.")]
 
 
@@ -50,7 +53,8 @@ def add(
         "memory_overcommit": memory_overcommit,
     }
     with connect() as client:
-        found = client.post("/hosts", {k: v for k, v in chosen.items() if v is not None})
+        body = {key: value for key, value in chosen.items() if value is not None}
+        found = client.post("/hosts", body, patience=PROBE_SECONDS)
     _print_one(found, output)
 
 

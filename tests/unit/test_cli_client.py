@@ -191,6 +191,19 @@ def test_a_pause_that_is_unbearable_is_a_refusal(after: str, naps: list[float]) 
     assert naps == []
 
 
+def test_patience_is_the_read_timeout() -> None:
+    seen: list[Any] = []
+
+    def note(request: httpx.Request) -> httpx.Response:
+        seen.append(request.extensions["timeout"])
+        return httpx.Response(201, json={})
+
+    api = client(note)
+    api.post("/hosts", {}, patience=300.0)
+    api.get("/hosts")
+    assert [(limit["connect"], limit["read"]) for limit in seen] == [(3.0, 300.0), (3.0, 30.0)]
+
+
 def test_key_is_sent_as_bearer_and_never_in_the_address() -> None:
     seen: list[httpx.Request] = []
 
