@@ -18,7 +18,11 @@ from innkeeper.stack.programs import CHECKOUT, OURS, prefect_client_environment
 
 MIGRATE = [sys.executable, "-m", "innkeeper.services.bootstrap"]
 DEPLOY = [sys.executable, "-m", "deployments.deploy"]
-DEPLOYED_FROM = ("deployments/**/*.yaml", *(f"{package}/**/*.py" for package in OURS))
+DEPLOYED_FROM = (
+    "deployments/*.yaml",
+    "deployments/*.py",
+    *(f"{package}/**/*.py" for package in OURS),
+)
 COMMAND_SECONDS = 180.0
 
 
