@@ -29,7 +29,7 @@ OLDEST_PYTHON = (3, 11)
 DISK_FAIL_GIB, DISK_WARN_GIB = 3, 15  # one Debian image build, and room for a few servers
 MEMORY_WARN_GIB = 2
 ANSWER_SECONDS = 3.0
-SECRET_FILES = ("stack.json", "secret.key", "supervisord.conf", "ssh/id_ed25519")
+SECRET_FILES = ("stack.json", "secret.key", "supervisord.conf", "admin.key", "ssh/id_ed25519")
 
 PROGRAMS = {  # program -> Debian package; what hosts and guests need on this machine
     "qemu-system-x86_64": "qemu-system-x86",
