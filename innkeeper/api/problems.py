@@ -22,6 +22,7 @@ _SLUGS = {
     404: "not-found",
     405: "method-not-allowed",
     413: "content-too-large",
+    422: "validation-failed",
 }
 _DETAILS = {
     404: "There is nothing at this path: /openapi.json lists what there is.",
