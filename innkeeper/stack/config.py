@@ -60,14 +60,20 @@ def read_stack(home: Path) -> StackConfig | None:
 def ensure_stack(chosen: Settings) -> StackConfig:
     """Return the stack's configuration for these settings; write it when new or changed.
 
-    Passwords and the place of the cluster are kept, ports follow the settings.
+    Passwords and the place of the cluster are kept; ports and a database that is not ours follow
+    the settings.
     """
     home = chosen.home
     prepare_home(home)
     known = read_stack(home)
+    own_database = owns_database(chosen)
     password = known.innkeeper_password if known else secrets.token_urlsafe(24)
     config = StackConfig(
-        database_url=innkeeper_database_url(chosen.bind, chosen.postgres_port, password),
+        database_url=(
+            innkeeper_database_url(chosen.bind, chosen.postgres_port, password)
+            if own_database
+            else chosen.database_url
+        ),
         bind=chosen.bind,
         postgres_port=chosen.postgres_port,
         prefect_port=chosen.prefect_port,
@@ -85,18 +91,12 @@ def ensure_stack(chosen: Settings) -> StackConfig:
 def owns_database(chosen: Settings) -> bool:
     """Tell whether the stack runs the database itself.
 
-    It does, unless DATABASE_URL names another one (an SQLite file for a trial, or a server).
+    It does, unless DATABASE_URL named another one (an SQLite file for a trial, or a server) at the
+    first `up` or names one now. The choice is kept in stack.json.
     """
     known = read_stack(chosen.home)
-    if known and chosen.database_url == known.database_url:
-        return True
-    ours = f":{chosen.postgres_port}/innkeeper"
-    if (
-        known
-        and chosen.database_url.endswith(ours)
-        and known.innkeeper_password in (chosen.database_url)
-    ):
-        return True
+    if known:
+        return f"innkeeper:{known.innkeeper_password}@" in chosen.database_url
     default = chosen.database_url == f"sqlite:///{chosen.home / 'innkeeper.db'}"
     return default and not os.environ.get("DATABASE_URL")
 

@@ -87,9 +87,8 @@ def up(
     with FileLock(chosen.home / "stack.lock", timeout=LOCK_SECONDS):
         own_database = owns_database(chosen)
         config = ensure_stack(chosen)
-        if own_database:
-            settings.cache_clear()  # the database's address is in stack.json from now on
-            chosen = chosen.model_copy(update={"database_url": config.database_url})
+        settings.cache_clear()  # the database's address is in stack.json from now on
+        chosen = chosen.model_copy(update={"database_url": config.database_url})
         table = {p.name: p for p in programs(chosen, config, own_database=own_database)}
         wanted = {name: program for name, program in table.items() if name in only}
         supervisor = Supervisor(chosen.home)

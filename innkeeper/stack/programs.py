@@ -14,6 +14,7 @@ from innkeeper.stack.config import StackConfig
 CHECKOUT = Path(__file__).resolve().parents[2]
 OURS = ("innkeeper", "flows", "tasks")  # packages whose change restarts the programs that run them
 
+SQLITE_WORKER_LIMIT = "4"
 POSTGRES, PREFECT, WORKER, API, LISTENER = "postgres", "prefect", "worker", "api", "listener"
 ALL = (POSTGRES, PREFECT, WORKER, API, LISTENER)
 
@@ -131,8 +132,6 @@ def _innkeeper_environment(chosen: Settings) -> dict[str, str]:
         "INNKEEPER_CACHE": str(chosen.cache),
         "INNKEEPER_BUILD": build_mark(),
     }
-    if url := os.environ.get("DATABASE_URL"):
-        environment["DATABASE_URL"] = url
     # A setting given to `stack up` holds for the programs too.
     for name in (
         "INNKEEPER_SECRET_KEY",
@@ -144,10 +143,14 @@ def _innkeeper_environment(chosen: Settings) -> dict[str, str]:
 
 
 def _worker(chosen: Settings) -> Program:
+    environment = _innkeeper_environment(chosen)
+    if chosen.database_url.startswith("sqlite"):
+        # Prefect is on SQLite too, then, and ends in HTTP 503 under more than a few runs at once.
+        environment.setdefault("INNKEEPER_WORKER_LIMIT", SQLITE_WORKER_LIMIT)
     return Program(
         WORKER,
         _python("-m", "innkeeper.worker"),
-        environment=_innkeeper_environment(chosen),
+        environment=environment,
         stop_seconds=30,
     )
 
