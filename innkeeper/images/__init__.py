@@ -1,0 +1,1 @@
+"""Importing images: fetch, verify, inspect, convert, publish."""
