@@ -32,7 +32,13 @@ OnTask = Callable[[str, TaskStatus], None]
 
 CANCEL_POLL_SECONDS = 1
 TEXT_LIMIT = 800  # characters of a task's own words in an error
+_RUNNER_SETTINGS = {
+    "pexpect_timeout": CANCEL_POLL_SECONDS,
+    "suppress_output_file": True,
+    "suppress_ansible_output": True,
+}
 _INHERITED = frozenset({"HOME", "USER", "LOGNAME", "TMPDIR"})
+_WRONG_KEY = ("REMOTE HOST IDENTIFICATION HAS CHANGED", "Host key verification failed")
 _COLOUR = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -81,13 +87,7 @@ def configure(
             playbook="play.yml",
             inventory=str(folder / "inventory.yml"),
             quiet=True,
-            suppress_output_file=True,
             timeout=max(1, round(seconds)),
-            settings={
-                "pexpect_timeout": CANCEL_POLL_SECONDS,
-                "suppress_output_file": True,
-                "suppress_ansible_output": True,
-            },
         )
         config.prepare()
         config.env = _environment(folder, config.env)
@@ -148,8 +148,10 @@ def _write_files(folder: Path, target: Target, roles: Sequence[tuple[str, dict[s
     place = target.host if target.port == 22 else f"[{target.host}]:{target.port}"  # noqa: PLR2004
     key = " ".join(target.host_key.split()[:2])
     _private(folder / "known_hosts", f"{place} {key}\n")
-    (folder / "cp").mkdir(mode=0o700)
-    (folder / "project").mkdir(mode=0o700)
+    for name in ("cp", "env", "project"):
+        (folder / name).mkdir(mode=0o700)
+    # The runner drops settings that it is given as arguments when this file is missing.
+    _private(folder / "env" / "settings", _yaml(_RUNNER_SETTINGS))
     variables = {
         "ansible_host": target.host,
         "ansible_port": target.port,
@@ -274,7 +276,8 @@ def _failure(
     kind, task, result = progress.trouble
     reason = catalogue.hidden(_reason(result), secrets)
     if kind == "unreachable":
-        if "host key verification failed" in reason.lower():
+        said = str(result.get("msg"))
+        if any(sign in said for sign in _WRONG_KEY):
             return HostKeyDiffers(
                 f"What answers for {server} at {target.host}:{target.port} does not have that "
                 "server's host key: find out who has its address before you rebuild it."

@@ -1,0 +1,272 @@
+"""Roles applied to a real guest (the tiny one) on a lab host, over its forward."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import mkdtemp
+from uuid import uuid4
+
+import psutil
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from innkeeper.configuration import login, rundir
+from innkeeper.configuration.ansible import configure
+from innkeeper.configuration.failure import (
+    ConfigurationFailed,
+    ConfigurationTimedOut,
+    GuestUnreachable,
+    HostKeyDiffers,
+)
+from innkeeper.configuration.target import Target
+from innkeeper.domain.cloudinit import Identity
+from innkeeper.domain.specs import RoleRequest
+from innkeeper.errors import OperationCancelled
+from innkeeper.host import edge
+from innkeeper.host.channel import open_channel
+from innkeeper.hypervisor import guest, network, storage
+from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
+from innkeeper.lab import images
+from innkeeper.lab.fleet import Lab
+from innkeeper.services import identity
+from innkeeper.settings import Settings, settings
+from tasks.seed import image_of
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root"),
+    pytest.mark.skipif(not shutil.which("libvirtd"), reason="libvirt is not installed"),
+]
+
+MAC, ADDRESS, PORT = "52:54:00:aa:bb:01", "10.78.1.10", 2207
+BOOT_SECONDS = 120
+
+
+def key_pair() -> tuple[str, str]:
+    key = Ed25519PrivateKey.generate()
+    openssh = serialization.PrivateFormat.OpenSSH
+    private = key.private_bytes(serialization.Encoding.PEM, openssh, serialization.NoEncryption())
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    return private.decode(), public.decode()
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A home of the module's own with a short path, and the machine's cache of images."""
+    home, cache = Path(mkdtemp(prefix="ikan")), Settings().cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INNKEEPER_HOME", str(home))
+        patch.setenv("INNKEEPER_CACHE", str(cache))
+        settings.cache_clear()
+        identity.public_key.cache_clear()
+        yield home
+    settings.cache_clear()
+    identity.public_key.cache_clear()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def running(place: Path) -> Iterator[Target]:
+    """Boot a tiny guest the way a create does; return where it answers."""
+    image = images.ensure_image("tiny")
+    lab = Lab(place, first_index=70)
+    host = lab.up(1)[0]
+    conn = connect(host.uri)
+    storage.ensure_pool(conn, "innkeeper", host.pool_path)
+    base = storage.upload(conn, "innkeeper", "base.qcow2", image, "qcow2", private=False)
+    root = storage.ensure_volume(conn, "innkeeper", "root.qcow2", 1 << 30, base)
+    network.ensure_network(conn, "innkeeper-ansible", "ik-ansible", "10.78.1.1/24")
+    network.ensure_dhcp_host(conn, "innkeeper-ansible", MAC, ADDRESS, "web")
+    rules = edge.EdgeRules(
+        networks=(("ik-ansible", "10.78.1.0/24"),), forwards={PORT: (ADDRESS, 22)}
+    )
+    edge.load(open_channel(host.channel_address), rules)
+    private, public = key_pair()
+    seed = image_of(
+        Identity(
+            instance_id="ansible-1",
+            hostname="web",
+            login_user="debian",
+            ssh_keys=(identity.public_key(),),
+            host_key_private=private,
+            host_key_public=public,
+        )
+    )
+    server = uuid4()
+    spec = DomainSpec(
+        server_id=server,
+        project_id=uuid4(),
+        operation_id=uuid4(),
+        name="ik-ansible",
+        vcpus=1,
+        memory_mib=192,
+        virt_type="qemu",
+        disks=(DiskSpec(root),),
+        nics=(NicSpec("innkeeper-ansible", MAC),),
+        seed_path=storage.upload(conn, "innkeeper", "seed.iso", seed, "raw"),
+    )
+    guest.define(conn, domain_xml(spec))
+    guest.start(conn, server)
+    target = Target(host.edge_address, PORT, "debian", public)
+    try:
+        _wait(target)
+        yield target
+    finally:
+        lab.down(purge=True)
+
+
+def _wait(target: Target) -> None:
+    until = time.monotonic() + BOOT_SECONDS
+    while True:
+        try:
+            login.run(target, ["true"], timeout=10)
+        except (login.GuestSilent, login.LoginRefused):
+            assert time.monotonic() < until, "the guest does not answer"
+            time.sleep(0.5)
+        else:
+            return
+
+
+@dataclass
+class Told:
+    """What a run reported."""
+
+    tasks: list[tuple[str, str]]
+
+    def __call__(self, name: str, status: str) -> None:
+        self.tasks.append((name, status))
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told([])
+
+
+def remains() -> list[Path]:
+    return list(rundir.place().glob("innkeeper-ansible-*"))
+
+
+def inside(target: Target, *argv: str) -> str:
+    return login.run(target, list(argv), timeout=30).strip()
+
+
+def test_the_base_role_marks_the_server_and_changes_nothing_twice(
+    running: Target, told: Told
+) -> None:
+    started = time.monotonic()
+    first = configure(replace(running, name="web"), [], on_task=told)
+    took = time.monotonic() - started
+    assert first.changed == 1
+    assert ("base : Mark the server as managed", "changed") in told.tasks
+    assert "hostname=web" in inside(running, "cat", "/etc/innkeeper")
+    second = configure(running, [])
+    assert second.changed == 0
+    assert second.ok == first.ok + 1
+    assert took < 60, f"{took:.0f} s even on a busy machine"
+    assert not remains()
+
+
+def test_a_static_site_is_served(running: Target) -> None:
+    page = "<h1>{{ lookup('pipe', 'id') }}</h1>"  # a template of the user's stays text
+    site = RoleRequest(name="static-site", variables={"page": page, "listen_port": 8081})
+    assert configure(running, [site]).changed >= 3
+    fetch = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8081').read().decode())"
+    assert inside(running, "python3", "-c", fetch) == page
+    assert configure(running, [site]).changed == 0
+
+
+def test_users_log_in_with_their_keys(running: Target) -> None:
+    _private, public = key_pair()
+    accounts = [{"name": "ann", "keys": [public]}, {"name": "bob"}]
+    users = RoleRequest(name="users", variables={"accounts": accounts})
+    assert configure(running, [users]).changed >= 4
+    assert inside(running, "cat", "/home/ann/.ssh/authorized_keys") == public
+    assert inside(running, "stat", "-c", "%U %a", "/home/ann/.ssh/authorized_keys") == "ann 600"
+    assert configure(running, [users]).changed == 0
+
+
+def test_a_failing_role_says_what_to_do(running: Target, told: Told) -> None:
+    packages = RoleRequest(name="packages", variables={"names": ["sl"]})
+    with pytest.raises(ConfigurationFailed) as failed:
+        configure(replace(running, name="web"), [packages], on_task=told)
+    text = str(failed.value)
+    assert "'packages : Check that the server has apt' failed on web" in text
+    assert "rebuild it with a Debian image" in text
+    assert told.tasks[-1] == ("packages : Check that the server has apt", "failed")
+    assert not remains()
+
+
+def test_the_wrong_server_is_not_configured(running: Target) -> None:
+    with pytest.raises(ConfigurationFailed, match="calls itself web, not db"):
+        configure(replace(running, name="db"), [])
+
+
+def test_another_host_key_is_never_trusted(running: Target) -> None:
+    with pytest.raises(HostKeyDiffers, match="does not have that server's host key"):
+        configure(replace(running, host_key=key_pair()[1]), [])
+
+
+def test_a_silent_guest_is_worth_a_retry(running: Target) -> None:
+    with pytest.raises(GuestUnreachable):
+        configure(replace(running, port=PORT + 1), [])
+
+
+def test_a_deadline_ends_ansible(running: Target) -> None:
+    with pytest.raises(ConfigurationTimedOut):
+        configure(running, [], deadline_seconds=1)
+    assert not remains()
+    assert not _ansibles()
+
+
+def test_a_cancelled_run_ends_ansible(running: Target) -> None:
+    started = time.monotonic()
+    with pytest.raises(OperationCancelled):
+        configure(running, [], cancelled=lambda: time.monotonic() - started > 1)
+    assert not _ansibles()
+    assert not remains()
+
+
+def test_secrets_are_in_no_argument_and_in_no_readable_file(
+    running: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://canary-one")
+    seen: list[str] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    seen.extend([*process.cmdline(), *process.environ().values()])
+                except psutil.Error:
+                    continue
+            for folder in remains():
+                assert folder.stat().st_mode & 0o077 == 0
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        page = RoleRequest(name="static-site", variables={"page": "canary-two"})
+        configure(running, [page])
+    finally:
+        stop.set()
+        watcher.join()
+    assert any("ansible-playbook" in text for text in seen)
+    assert "canary" not in " ".join(seen)
+    assert not remains()
+
+
+def _ansibles() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.status() != psutil.STATUS_ZOMBIE and "ansible" in " ".join(process.cmdline())
+    ]
