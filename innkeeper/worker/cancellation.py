@@ -16,9 +16,10 @@ ACTOR = "prefect-ui"
 
 
 async def request(client: PrefectClient, flow_run_id: UUID) -> bool:
-    """Ask the operation that a flow run carries to be cancelled; tell whether there is one.
+    """Ask the operation that a flow run carries to be cancelled; tell whether it was noted.
 
-    The flow finds the wish at its next step, undoes and ends by itself.
+    The flow finds the wish at its next step, undoes and ends by itself. When it was not noted, the
+    run has to be interrupted; reconcile takes its operation, if any, from a cancelled run.
     """
     try:
         run = await client.read_flow_run(flow_run_id)
@@ -37,6 +38,7 @@ def _request(flow_run_id: UUID, parameter: str | None) -> bool:
         logger.warning("Not cancelled: %s", refusal)
     except InnkeeperError as error:
         logger.warning("The cancellation was not noted: %s", error)
+        return False
     return True
 
 

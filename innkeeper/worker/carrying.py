@@ -23,6 +23,7 @@ from prefect.utilities.engine import propose_state
 from innkeeper.worker import identity
 
 _TAKEN = "Taken by "
+_MESSAGE = 1000  # characters of a state's message
 _UNENDED = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
 _LATEST = 200  # Prefect's limit of rows; more cannot have been at work here
 
@@ -96,13 +97,20 @@ async def force(client: PrefectClient, flow_run_id: UUID, state: State[None]) ->
         return
 
 
+async def report_crashed(client: PrefectClient, flow_run_id: UUID, message: str) -> None:
+    """Report a run as crashed unless it has come to an end already."""
+    run = await client.read_flow_run(flow_run_id)
+    if run.state is None or not run.state.is_final():
+        await force(client, flow_run_id, Crashed(message=message[:_MESSAGE]))
+
+
 async def settle(client: PrefectClient, flow_run_id: UUID) -> None:
-    """Bring a run that was being cancelled to Cancelled, now that it has ended."""
+    """Call a run that ended on request Cancelled: to its engine it failed or crashed."""
     try:
         run = await client.read_flow_run(flow_run_id)
     except ObjectNotFound:
         return
-    if run.state is not None and run.state.is_cancelling():
+    if run.state is not None and not (run.state.is_completed() or run.state.is_cancelled()):
         await force(client, flow_run_id, Cancelled(message="The flow run was cancelled."))
 
 

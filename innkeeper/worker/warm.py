@@ -220,7 +220,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
 
     async def _report(self, flow_run: FlowRun, message: str) -> None:
         try:
-            await carrying.force(self.client, flow_run.id, Crashed(message=message[:1000]))
+            await carrying.report_crashed(self.client, flow_run.id, message)
         except Exception as error:  # noqa: BLE001 - the zombie automation will
             self._logger.warning("Flow run %s is not reported: %s", flow_run.id, error)
 

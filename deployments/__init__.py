@@ -1,0 +1,1 @@
+"""Deployments, work pools, automations and limits, and the program that applies them."""
