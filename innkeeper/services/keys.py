@@ -1,11 +1,8 @@
 """API keys: random, kept only as a hash, each with a role and for users a project."""
 
 import hashlib
-import os
 import secrets
-from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
@@ -119,20 +116,3 @@ def all() -> list[ApiKeyView]:  # noqa: A001 - reads as keys.all()
     with transaction() as session:
         rows = session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id))
         return [ApiKeyView.model_validate(row) for row in rows]
-
-
-def ensure_admin(path: Path) -> None:
-    """See that a file (0600) holds a valid admin's key, for the first steps on a new stack.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with suppress(FileNotFoundError, Unauthenticated):
-        authenticate(path.read_text().strip())
-        return
-    _view, plaintext = create("admin", "admin")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    fresh.touch(0o600)
-    fresh.write_text(plaintext + "\n")
-    fresh.replace(path)
