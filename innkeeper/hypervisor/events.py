@@ -26,6 +26,9 @@ _IDLE_SECONDS = 0.5
 _BACKOFF_INITIAL_SECONDS = 0.2
 _BACKOFF_LONGEST_SECONDS = 15.0
 _LIVED_WELL_SECONDS = 30.0
+# A libvirtd that was just restarted still reattaches to its guests, and tells nothing of one that
+# dies meanwhile (seen in one of ten restarts).
+_SETTLE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ class _Interrupted(Exception):
 def watch(uri: str, on_event: Callable[[Event], None], stop: threading.Event) -> None:
     """Call `on_event` for all that happens on a host, until `stop` is set. Blocks.
 
-    Begins with `Resync`, and says it again after each reconnection. `on_event` runs in the
-    caller's thread, one event at a time. If it raises, or the connection is lost, the session
-    ends and the next one begins after a pause that grows from 0.2 to 15 s: no event is lost
-    without a `Resync` after it.
+    Begins with `Resync`, and says it again after each reconnection and once more 5 s later, when
+    libvirt has settled. `on_event` runs in the caller's thread, one event at a time. If it raises,
+    or the connection is lost, the session ends and the next one begins after a pause that grows
+    from 0.2 to 15 s: no event is lost without a `Resync` after it.
     """
     pause = wait_exponential_jitter(
         multiplier=_BACKOFF_INITIAL_SECONDS, max=_BACKOFF_LONGEST_SECONDS, jitter=0.2
@@ -120,7 +123,11 @@ def _serve(
     on_event: Callable[[Event], None],
     stop: threading.Event,
 ) -> None:
+    settled_at: float | None = time.monotonic() + _SETTLE_SECONDS
     while not stop.is_set():
+        if settled_at is not None and time.monotonic() >= settled_at:
+            settled_at = None
+            _deliver(on_event, Resync())
         try:
             event = inbox.get(timeout=_IDLE_SECONDS)
         except queue.Empty:

@@ -153,7 +153,7 @@ def test_the_clock_is_set_after_a_sleep(booted: Booted) -> None:
 
 
 def _clock_error(booted: Booted) -> float:
-    return abs(booted.agent("guest-get-time") / 1e9 - time.time())
+    return abs(float(booted.agent("guest-get-time")) / 1e9 - time.time())
 
 
 def test_stop_uses_the_agent_when_it_answers(booted: Booted) -> None:
