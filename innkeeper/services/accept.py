@@ -441,12 +441,23 @@ def request(
         )
         if verb is Verb.DELETE and not server.reserved:
             session.refresh(server)
-            _delete_record(server, operation)
+            _delete_record(session, server, operation)
             session.flush()
         return view(session, operation)
 
 
-def _delete_record(server: Server, operation: Operation) -> None:
+def _delete_record(session: Session, server: Server, operation: Operation) -> None:
     """End the deletion of a server of which nothing exists but its row."""
+    events.record(
+        session,
+        "server.delete.done",
+        actor=operation.actor,
+        project_id=server.project_id,
+        server_id=server.id,
+        operation_id=operation.id,
+        reason="nothing of it existed any more",
+        before={"status": server.status},
+        after={"status": Status.DELETED},
+    )
     server.status, server.deleted_at, server.operation_id = Status.DELETED, now(), None
     operation.phase, operation.ended_at = Phase.SUCCEEDED, now()
