@@ -22,7 +22,17 @@ STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events: `step` (a step that changed), `operation` (the operation, first "
         "and whenever its phase changed), at last `end`",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {
+            "text/event-stream": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "event": {"enum": ["operation", "step", "end"]},
+                        "data": {"type": "string", "description": "JSON"},
+                    },
+                }
+            }
+        },
     }
 }
 

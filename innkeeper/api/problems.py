@@ -1,6 +1,7 @@
 """Every error of the API in one form: problem details (RFC 9457), decided in one place."""
 
 import logging
+import re
 from http import HTTPStatus
 from typing import Any
 
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 TYPE_BASE = "https://innkeeper.dev/problems/"
 _RETRY_SECONDS = 1
+_PARAMETER = re.compile(r"\{[^}]+\}")
 _SLUGS = {
     400: "malformed-request",
     404: "not-found",
@@ -148,15 +150,28 @@ def _field(entry: dict[str, Any]) -> FieldError:
     )
 
 
-async def _http(_request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - what it was registered for
     phrase = HTTPStatus(error.status_code).phrase
     detail = _DETAILS.get(error.status_code, "")
     if not detail or error.detail != phrase:
         detail = str(error.detail)
     slug = _SLUGS.get(error.status_code, phrase.lower().replace(" ", "-"))
-    headers = dict(error.headers) if error.headers else None
+    headers = dict(error.headers) if error.headers else {}
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers |= _allowed(request)
     return answer(error.status_code, slug, phrase.capitalize(), detail, headers=headers)
+
+
+def _allowed(request: Request) -> dict[str, str]:
+    """Return the Allow header for a path: the router itself names the first route's method only."""
+    methods = {
+        method.upper()
+        for template, described in request.app.openapi()["paths"].items()
+        if re.fullmatch(_PARAMETER.sub("[^/]+", template), request.url.path)
+        for method in described
+    }
+    return {"Allow": ", ".join(sorted(methods))} if methods else {}
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

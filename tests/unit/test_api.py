@@ -638,7 +638,9 @@ def test_errors_of_the_framework_are_problems(api: Api) -> None:
     problem(api.client.get("/"), 404, "not-found")
     wrong = api("PUT", "/servers")
     problem(wrong, 405, "method-not-allowed")
-    assert "allow" in wrong.headers
+    assert wrong.headers["allow"] == "GET, POST"
+    quota = api("DELETE", f"/projects/{uuid4()}/quota")
+    assert quota.headers["allow"] == "GET, PUT"
     told = problem(api("GET", "/servers/not-a-uuid"), 422, "validation-failed")
     assert told["errors"][0]["part"] == "path"
     told = problem(
