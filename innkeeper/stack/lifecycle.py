@@ -95,7 +95,8 @@ def up(
         if POSTGRES in wanted:
             _make_cluster(config, progress)
         _refuse_taken_ports(supervisor, wanted.values())
-        supervisor.apply(table.values())
+        for name in supervisor.apply(table.values()):
+            wanted[name] = table[name]  # ran, was changed, and shall run on
         _start_in_order(_Start(supervisor, wanted, progress), chosen, config, hooks or Hooks())
     return config
 

@@ -121,6 +121,13 @@ def prefect_server_tuning() -> dict[str, str]:
         "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "30",
         "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "30",
         "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
+        # Prefect keeps an hour of every schedule written down, and writes it again each minute.
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MAX_RUNS": "10",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_RUNS": "2",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_MIN_SCHEDULED_TIME": "PT5M",
+        # Runs of every minute would fill the disk: forget them, our own audit trail does not.
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 86400),
     }
 
 

@@ -73,10 +73,11 @@ class Supervisor:
         """Return supervisord's information about each program, by name."""
         return {info["name"]: info for info in self.call("getAllProcessInfo")}
 
-    def apply(self, table: Iterable[Program]) -> None:
+    def apply(self, table: Iterable[Program]) -> set[str]:
         """Make supervisord know exactly these programs; those that changed are stopped.
 
-        Starts supervisord when it does not run. Nothing is started but supervisord itself.
+        Starts supervisord when it does not run. Nothing is started but supervisord itself. Returns
+        the programs that ran and have to be started again.
         """
         text = self._render(table)
         changed = not self.config_file.exists() or self.config_file.read_text() != text
@@ -85,7 +86,8 @@ class Supervisor:
         if not self.alive():
             self._launch()
         elif changed:
-            self._reload()
+            return self._reload()
+        return set()
 
     def start(self, name: str) -> None:
         """Start a program unless it runs; does not wait for it."""
@@ -183,13 +185,15 @@ class Supervisor:
                 )
             time.sleep(0.05)
 
-    def _reload(self) -> None:
+    def _reload(self) -> set[str]:
+        ran = {name for name, information in self.states().items() if information["pid"]}
         added, changed, removed = self.call("reloadConfig")[0]
         for group in [*changed, *removed]:
             self.call("stopProcessGroup", group)
             self.call("removeProcessGroup", group)
         for group in [*added, *changed]:
             self.call("addProcessGroup", group)
+        return ran & set(changed)
 
     def _render(self, table: Iterable[Program]) -> str:
         logs = self.home / "logs"
