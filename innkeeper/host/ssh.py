@@ -9,6 +9,7 @@ import logging
 import shlex
 import threading
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,8 +95,13 @@ class KeptConnection:
         process = await self._start(shlex.join(argv))
         try:
             async with asyncio.timeout(timeout):
-                out, err = await process.communicate(data)
+                if data:
+                    process.stdin.write(data)
+                process.stdin.write_eof()  # also without input, or a reader would wait for it
+                out, err = await process.communicate()
         except TimeoutError as error:
+            with suppress(OSError):  # it may have ended just now
+                process.terminate()
             raise CommandTimedOut(f"{argv[0]} did not end within {timeout:.0f} s.") from error
         except (OSError, asyncssh.Error) as error:
             raise HostUnreachable(f"Lost {self.host} while {argv[0]} ran: {error}") from error
