@@ -3,7 +3,8 @@
 from uuid import UUID
 
 from prefect import flow
-from tasks.image import fetch_image, importing, prepare_image, publish_image
+
+from tasks.image import fetch_and_verify, importing, publish
 
 
 @flow(name="import-image")
@@ -14,6 +15,5 @@ async def import_image(image_id: UUID) -> None:
         image_id: the registered image; `innkeeper image import` registers and starts this.
     """
     async with importing(image_id) as held:
-        fetched = await fetch_image(held)
-        prepared = await prepare_image(held, fetched)
-        await publish_image(held, prepared)
+        imported = await fetch_and_verify(held)
+        await publish(held, imported)

@@ -1,23 +1,25 @@
 """Images: fetched, checked and converted beside the store, and only then published into it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Literal
 from uuid import UUID
 
 from prefect import task
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from innkeeper import images as files
-from innkeeper.errors import ClaimLost, InnkeeperError, TransientError
-from innkeeper.images import Fetched, Prepared
+from innkeeper.errors import ClaimLost, InnkeeperError
+from innkeeper.images.importing import Imported
+from innkeeper.images.importing import import_image as import_file
 from innkeeper.services import images
 from innkeeper.services.images import ImportClaim
-from innkeeper.settings import settings
+from tasks.step import RETRY_DELAYS, is_transient
 
-RETRIES = 5
-RETRY_DELAYS = [1.0, 2.0, 5.0, 15.0, 30.0]
+SHOW_SECONDS = 1.0
 
 
 @asynccontextmanager
@@ -39,61 +41,60 @@ async def importing(image_id: UUID) -> AsyncIterator[ImportClaim]:
         raise
 
 
-def _shown(held: ImportClaim) -> Callable[[float], None]:
-    def show(fraction: float) -> None:
-        images.advance(held, progress=fraction)
+class _Shown:
+    """Progress of an import: in the database for the API, on the run's page for the UI."""
 
-    return show
+    def __init__(self, held: ImportClaim) -> None:
+        self.held = held
+        self.phase = ""
+        self.fraction = 0.0
+        self.told = 0.0
+
+    def tell(self, phase: Literal["importing", "preparing"], fraction: float) -> None:
+        """Note where the import is, about once a second."""
+        self.fraction = fraction
+        if phase != self.phase or time.monotonic() - self.told > SHOW_SECONDS:
+            self.phase, self.told = phase, time.monotonic()
+            images.advance(self.held, phase=phase, progress=fraction)
 
 
-async def _is_transient(_task: object, _run: object, state: object) -> bool:
-    try:
-        await state.aresult(raise_on_failure=True)  # type: ignore[attr-defined]
-    except TransientError:
-        return True
-    except Exception:  # noqa: BLE001 - not known to pass by itself
-        return False
-    return False
+async def _mirror(shown: _Shown) -> None:
+    """Repeat the progress on the run's page."""
+    artifact = await acreate_progress_artifact(0.0, description=f"Import of {shown.held.name}")
+    while True:
+        await asyncio.sleep(SHOW_SECONDS)
+        await aupdate_progress_artifact(artifact, shown.fraction * 100)  # type: ignore[arg-type]
 
 
 @task(
     cache_policy=NO_CACHE,
     persist_result=False,
-    retries=RETRIES,
+    retries=len(RETRY_DELAYS),
     retry_delay_seconds=RETRY_DELAYS,
-    retry_condition_fn=_is_transient,
+    retry_jitter_factor=0.5,
+    retry_condition_fn=is_transient,
     tags=["host-image"],
 )
-async def fetch_image(held: ImportClaim) -> Fetched:
-    """Fetch the source into a part file, going on where an earlier attempt stopped."""
-    await asyncio.to_thread(images.advance, held, phase="importing")
-    return await asyncio.to_thread(
-        files.fetch,
-        held.source,
-        settings().image_store,
-        expected_sha256=held.expected_sha256,
-        on_progress=_shown(held),
-    )
+async def fetch_and_verify(held: ImportClaim) -> Imported:
+    """Fetch, verify, check and convert the image; what arrived is kept for the next try."""
+    shown = _Shown(held)
+    mirror = asyncio.create_task(_mirror(shown))
+    try:
+        return await asyncio.to_thread(
+            import_file, held.source, expected_sha256=held.expected_sha256, on_phase=shown.tell
+        )
+    finally:
+        mirror.cancel()
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-async def prepare_image(held: ImportClaim, fetched: Fetched) -> Prepared:
-    """Check that it is a sound disk image without backing file, and convert it to qcow2."""
-    await asyncio.to_thread(images.advance, held, phase="preparing", progress=0.0)
-    return await asyncio.to_thread(
-        files.prepare, fetched, settings().image_store, on_progress=_shown(held)
-    )
-
-
-@task(cache_policy=NO_CACHE, persist_result=False)
-async def publish_image(held: ImportClaim, prepared: Prepared) -> None:
-    """Put the verified image into the store under its checksum and call it ready."""
-    path = await asyncio.to_thread(files.publish, prepared, settings().image_store)
+async def publish(held: ImportClaim, imported: Imported) -> None:
+    """Call the image ready: from now on servers may stand on it."""
     await asyncio.to_thread(
         images.complete,
         held,
-        path=str(path),
-        sha256=prepared.sha256,
-        size_bytes=prepared.size_bytes,
-        virtual_size_bytes=prepared.virtual_size_bytes,
+        path=str(imported.path),
+        sha256=imported.sha256,
+        size_bytes=imported.size,
+        virtual_size_bytes=imported.virtual_size,
     )

@@ -79,7 +79,7 @@ class Step:
             retries=len(RETRY_DELAYS),
             retry_delay_seconds=RETRY_DELAYS,
             retry_jitter_factor=0.5,
-            retry_condition_fn=_is_transient,
+            retry_condition_fn=is_transient,
             cache_policy=NO_CACHE,
             persist_result=False,
         )
@@ -108,7 +108,8 @@ class Step:
         return detail
 
 
-async def _is_transient(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+async def is_transient(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
+    """Tell whether a task run failed by something that may pass by itself: then it is retried."""
     try:
         await state.aresult(raise_on_failure=True)
     except TransientError:
