@@ -25,7 +25,9 @@ POLL_SECONDS = 5.0
 
 SYNC_SECONDS = 30.0
 GRACE_SECONDS = 8.0
-_SETTLING = (0.02, 0.04, 0.08, 0.16, 0.32)  # an event is faster than the commit it tells of
+_SETTLING = (0.02, 0.04, 0.08, 0.16, 0.3, 0.5, 0.5, 0.5)
+"""Seconds between looks for an announced run: an event is faster than the commit it tells of."""
+
 _BACKLOG = 20  # runs fetched beyond the free places, so that not every end of a run asks again
 _BACKLOG_SECONDS = 2.0
 _SEEN_SECONDS = 60.0
@@ -157,6 +159,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
     async def _take_what_is_due(self) -> None:
         """Take runs; look again, soon, when one that was announced did not show up yet."""
         for settling in (*_SETTLING, 0.0):
+            awaited = frozenset(self._announced)
             try:
                 await self._take()
             except Exception as error:  # noqa: BLE001 - the next poll tries again
@@ -165,7 +168,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
             if self._stopping.is_set() or self._full or not self._announced:
                 break
             await asyncio.sleep(settling)
-        self._announced.clear()
+        self._announced -= awaited  # another worker has them, or the next poll will find them
 
     async def _take(self) -> None:
         if self._full or not self._has_successfully_synced:
