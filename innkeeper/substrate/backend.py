@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import psycopg
 from filelock import FileLock, Timeout
@@ -199,7 +199,8 @@ def connection_string(database_url: str) -> str:
     if account:
         user, colon, password = account.partition(":")
         account = quote(unquote(user), safe="") + colon + quote(unquote(password), safe="") + "@"
-    return urlunsplit(("postgres", account + place, parts.path, urlencode(query), ""))
+    # Not urlunsplit: it drops the slashes when there is no host but a Unix socket.
+    return f"postgres://{account}{place}{parts.path}?{urlencode(query)}"
 
 
 def _busy(name: str, seconds: float) -> str:
