@@ -63,7 +63,7 @@ async def _mirror(shown: _Shown) -> None:
     artifact = await acreate_progress_artifact(0.0, description=f"Import of {shown.held.name}")
     while True:
         await asyncio.sleep(SHOW_SECONDS)
-        await aupdate_progress_artifact(artifact, shown.fraction * 100)  # type: ignore[arg-type]
+        await aupdate_progress_artifact(artifact, shown.fraction * 100)
 
 
 @task(
