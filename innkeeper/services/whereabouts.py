@@ -18,7 +18,7 @@ _OPTIONS = frozenset({"socket", "keyfile", "known_hosts", "pkipath", "mode", "no
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,252}[A-Za-z0-9])?")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _PLAIN = re.compile(r"[\x21-\x7e]{1,512}")
-_PATH = re.compile(r"(?:/[A-Za-z0-9_][A-Za-z0-9_.+-]*)+")
+_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9_.+-]+)+")  # any folder but . and ..
 _CHANNEL = re.compile(r"local:|lab://[A-Za-z0-9._-]{1,63}|simulated:[A-Za-z0-9._-]{1,63}")
 
 
