@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -33,6 +34,12 @@ from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 from innkeeper.stack import postgres
 from innkeeper.stack.config import StackConfig
+
+# How long an example takes says how busy the machine is, and nothing about the code.
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("suite")
 
 SHA256 = "5f" * 32
 _STARTUP_SECONDS = 60

@@ -146,6 +146,7 @@ def test_the_hundred_and_first_forward_is_refused_with_a_clear_sentence(
     assert rows() - before == Counter(events=2)
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 def test_simulated_hosts_do_not_run_out_of_forward_ports(catalogue: Catalogue) -> None:
     catalogue.set_quota(servers=-1, vcpus=-1)
     catalogue.set_hosts("alpha", vcpus=200, memory_mib=192 * 101)
