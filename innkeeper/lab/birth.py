@@ -3,6 +3,7 @@
 `birth.py join SPEC` puts itself into the control groups, then becomes `unshare`, which makes and
 pins the namespaces and runs `birth.py furnish SPEC` inside of them. Two steps, because the root of
 a control group namespace is where its maker was, and mounts must be made by a process inside.
+`birth.py become SPEC` starts a program in control groups.
 """
 
 import json
@@ -16,11 +17,22 @@ from typing import Any
 
 def join(spec: dict[str, Any]) -> None:
     """Enter the control groups and become `unshare`; never returns."""
-    for folder in spec["cgroups"]:
-        (Path(folder) / "cgroup.procs").write_text(str(os.getpid()))
+    enter_groups(spec["cgroups"])
     flags = [f"--{flag}={path}" for flag, path in spec["pins"].items()]
     again = [sys.executable, "-I", __file__, "furnish", json.dumps(spec)]
     os.execvp("unshare", ["unshare", *flags, "--propagation", "private", "--", *again])  # noqa: S606
+
+
+def become(spec: dict[str, Any]) -> None:
+    """Enter the control groups and become the program of `argv`; never returns."""
+    enter_groups(spec["cgroups"])
+    os.execvp(spec["argv"][0], spec["argv"])  # noqa: S606
+
+
+def enter_groups(folders: list[str]) -> None:
+    """Move this process into the control groups."""
+    for folder in folders:
+        (Path(folder) / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def furnish(spec: dict[str, Any]) -> None:
@@ -65,4 +77,4 @@ def mount(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    {"join": join, "furnish": furnish}[sys.argv[1]](json.loads(sys.argv[2]))
+    {"join": join, "furnish": furnish, "become": become}[sys.argv[1]](json.loads(sys.argv[2]))

@@ -4,6 +4,9 @@ Without a group of its own, two libvirt daemons would share `/machine/qemu-<id>-
 quotas of one host's guests would bind the other's.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,21 +57,27 @@ class ControlGroups:
                 if not own.read_text().strip():
                     own.write_text((cpuset / file).read_text())
 
-    def adopt(self, pid: int) -> None:
-        """Put a daemon of the host into a leaf group of its own (version 2 only).
+    def daemons(self) -> Path | None:
+        """Return a leaf group for the host's daemons, made when missing; none without groups.
 
-        It must not stay in the group of the shell that started it, and it cannot live in the top
-        group: version 2 allows no processes in a group that delegates controllers.
+        It tells whose they are even after the namespaces were unpinned. And under version 2 they
+        must not stay in the group of the shell that started them, and cannot live in the top
+        group, which delegates controllers.
         """
-        if self.unified:
-            leaf = self.root / self.name / "daemons"
-            leaf.mkdir(exist_ok=True)
-            (leaf / "cgroup.procs").write_text(str(pid))
+        candidates = [self.root / self.name] if self.unified else self._plain()
+        if not candidates:
+            return None
+        leaf = candidates[0] / "daemons"
+        leaf.mkdir(exist_ok=True)
+        return leaf
 
     def members(self) -> set[int]:
         """Return the ids of all processes in the groups and in the groups below them."""
-        files = [file for folder in self.folders() for file in folder.rglob("cgroup.procs")]
-        return {int(pid) for file in files for pid in file.read_text().split()}
+        found: set[int] = set()
+        for group in self._groups():
+            with suppress(OSError):  # the group went away meanwhile
+                found |= {int(pid) for pid in (group / "cgroup.procs").read_text().split()}
+        return found
 
     def remove(self) -> None:
         """Remove the groups, deepest first; a group that is not there is fine.
@@ -76,12 +85,19 @@ class ControlGroups:
         Raises:
             OSError: a group still holds a process.
         """
-        for folder in self.folders():
-            if not folder.exists():
-                continue
-            below = sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True)
-            for group in [*below, folder]:
+        for group in self._groups():
+            with suppress(FileNotFoundError):  # libvirtd removes a guest's group, too
                 group.rmdir()
+
+    def _groups(self) -> Iterator[Path]:
+        """Yield every group of the host, those below before those above."""
+        for folder in self.folders():
+            for group, _, _ in os.walk(folder, topdown=False):
+                yield Path(group)
+
+    def _plain(self) -> list[Path]:
+        """Return version 1 groups that a process may join without more ado (not cpuset)."""
+        return [folder for folder in self.folders() if folder.parent.name == "freezer"]
 
     def _delegate(self, folder: Path) -> None:
         """Let the groups below `folder` use the controllers that it has."""

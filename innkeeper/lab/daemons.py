@@ -1,18 +1,21 @@
 """Processes of a lab host: start its libvirtd, find and end everything that runs in it."""
 
+import json
 import logging
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 
+from innkeeper.lab import birth
 from innkeeper.lab.cgroups import ControlGroups
 from innkeeper.lab.errors import LabCannotStart, LabProcessesRemain
-from innkeeper.lab.layout import HostLayout
+from innkeeper.lab.layout import NAMESPACES, HostLayout, is_mounted
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +39,11 @@ def answers(path: Path) -> bool:
 
 
 def members(layout: HostLayout) -> list[psutil.Process]:
-    """Return the processes inside the host: in its network namespace or in its control groups."""
+    """Return the processes inside the host: in its control groups, or in a pinned namespace."""
     pids = ControlGroups(layout.mark).members()
-    pin = layout.pins / "net"
-    if layout.pinned():
-        inode = pin.stat().st_ino
-        pids |= {pid for pid in psutil.pids() if _network_namespace(pid) == inode}
+    pins = {kind: layout.pins / kind for kind in NAMESPACES}
+    inodes = {kind: pin.stat().st_ino for kind, pin in pins.items() if is_mounted(pin)}
+    pids |= {pid for pid in psutil.pids() if _inside(pid, inodes)}
     found = []
     for pid in pids:
         try:
@@ -61,12 +63,14 @@ def start(layout: HostLayout) -> None:
         return
     for process in _daemons(layout):  # alive but deaf: hung, or its socket was removed
         _end([process], STOP_SECONDS)
+    leaf = ControlGroups(layout.mark).daemons()
     arguments = ["-d", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirtd.pid"]
+    spec = {"cgroups": [str(leaf)] if leaf else [], "argv": layout.enter([DAEMON, *arguments])}
     inherited = {k: v for k, v in os.environ.items() if k in {"PATH", "LANG"}}
     words = layout.folder / "log" / "start.log"
     with words.open("wb") as output:
         code = subprocess.run(
-            layout.enter([DAEMON, *arguments]),
+            [sys.executable, "-I", str(birth.__file__), "become", json.dumps(spec)],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -81,9 +85,6 @@ def start(layout: HostLayout) -> None:
             last = words.read_text(errors="replace").strip() or "no message"
             raise LabCannotStart(f"libvirtd of {layout.name} did not start: {last}")
         time.sleep(PAUSE_SECONDS)
-    groups = ControlGroups(layout.mark)
-    for process in _daemons(layout):
-        groups.adopt(process.pid)
 
 
 def stop(layout: HostLayout) -> None:
@@ -116,11 +117,12 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
-def _network_namespace(pid: int) -> int:
+def _inside(pid: int, inodes: dict[str, int]) -> bool:
+    """Tell whether a process is in one of the namespaces, given by kind and inode."""
     try:
-        return Path(f"/proc/{pid}/ns/net").stat().st_ino
+        return any(Path(f"/proc/{pid}/ns/{k}").stat().st_ino == i for k, i in inodes.items())
     except OSError:  # ended meanwhile, or a kernel thread
-        return 0
+        return False
 
 
 def _end(processes: list[psutil.Process], patience: float) -> None:

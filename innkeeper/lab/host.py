@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from innkeeper.host.whole import replace_file
-from innkeeper.lab import cable, daemons
+from innkeeper.lab import birth, cable, daemons
 from innkeeper.lab.cgroups import ControlGroups
 from innkeeper.lab.errors import LabCannotStart
 from innkeeper.lab.layout import NAMESPACES, SOCKET_PATH_LIMIT, HostLayout, is_mounted
@@ -41,7 +41,6 @@ remember_owner = 0
 stdio_handler = "file"
 namespaces = []
 """
-BIRTH = Path(__file__).with_name("birth.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +150,7 @@ def _make_namespaces(layout: HostLayout) -> None:
         "file_binds": [(str(etc / n), f"/etc/{n}") for n in ("hosts", "resolv.conf")],
         "run": str(layout.run),
     }
-    _call(sys.executable, "-I", str(BIRTH), "join", json.dumps(spec))
+    _call(sys.executable, "-I", str(birth.__file__), "join", json.dumps(spec))
 
 
 def _unmount(path: Path) -> None:
