@@ -1,0 +1,1 @@
+"""The database: tables, column types, sessions and migrations."""

@@ -1,0 +1,1 @@
+"""What API, CLI and tasks may do to the database: one transaction a call."""

@@ -15,30 +15,26 @@ import bcrypt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from innkeeper.configuration import catalogue
 from innkeeper.contracts import REQUESTS
 from innkeeper.db.models import (
-    Address,
     Disk,
     Host,
     Image,
-    Network,
-    Nic,
     Operation,
     Plan,
-    PortForward,
     Project,
     Server,
     now,
 )
 from innkeeper.db.session import transaction
-from innkeeper.domain import addressing, naming
+from innkeeper.domain import naming
 from innkeeper.domain.lifecycle import Phase, Status, Verb, require_allowed
-from innkeeper.domain.placement import Capacity, Demand, Verdict, place, require_chosen
+from innkeeper.domain.placement import Demand, Verdict, place, require_chosen
 from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.specs import ConfigureRequest, RebuildRequest, RoleRequest, ServerRequest
 from innkeeper.errors import (
@@ -48,10 +44,9 @@ from innkeeper.errors import (
     NoHostFits,
     NotFound,
 )
-from innkeeper.services import events
+from innkeeper.services import events, reservations
 from innkeeper.services.operations import view
 from innkeeper.services.views import OperationView
-from innkeeper.settings import settings
 
 KEY_LIMIT = 255
 KEY_TAKEN = "This idempotency key was used for another request: send a new key, or the same body."
@@ -104,63 +99,6 @@ def _repeated(session: Session, project_id: UUID, key: str | None, digest: str) 
     return operation
 
 
-def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
-    """Return what a project's servers hold now."""
-    row = session.execute(
-        select(
-            func.count(Server.id),
-            func.coalesce(func.sum(Server.vcpus), 0),
-            func.coalesce(func.sum(Server.memory_mib), 0),
-            func.coalesce(func.sum(Server.disk_gib), 0),
-        ).where(Server.project_id == project_id, Server.reserved)
-    ).one()
-    return Amounts(*(int(value) for value in row))
-
-
-def capacities(session: Session, *, lock: bool) -> list[Capacity]:
-    """Return every host's capacity; with `lock` the host rows are held until the commit."""
-    statement = select(Host).order_by(Host.id)
-    if lock:  # key_share: the journal may still write rows that refer to a host
-        statement = statement.with_for_update(key_share=True)
-    hosts = session.scalars(statement).all()
-    held = {
-        row[0]: Demand(int(row[1]), int(row[2]), int(row[3]))
-        for row in session.execute(
-            select(
-                Server.host_id,
-                func.sum(Server.vcpus),
-                func.sum(Server.memory_mib),
-                func.sum(Server.disk_gib),
-            )
-            .where(Server.reserved)
-            .group_by(Server.host_id)
-        )
-    }
-    ports = dict(
-        session.execute(
-            select(PortForward.host_id, func.count(PortForward.id)).group_by(PortForward.host_id)
-        )
-        .tuples()
-        .all()
-    )
-    first, last = settings().forward_ports
-    return [
-        Capacity(
-            host.id,
-            host.name,
-            host.enabled and host.reachable,
-            host.vcpus,
-            host.memory_mib,
-            host.disk_gib,
-            host.cpu_overcommit,
-            host.memory_overcommit,
-            held.get(host.id, Demand(0, 0, 0)),
-            last - first + 1 - ports.get(host.id, 0) if host.virt_type != "test" else 1,
-        )
-        for host in hosts
-    ]
-
-
 def ready_image(session: Session, name: str) -> Image:
     """Return a usable image, or raise NotFound / InvalidRequest with the way out."""
     image = session.scalar(select(Image).where(Image.name == name))
@@ -177,43 +115,6 @@ def _check_disk(image: Image, disk_gib: int) -> None:
         raise InvalidRequest(
             f"Image '{image.name}' needs a disk of {needed} GiB or more, {disk_gib} asked."
         )
-
-
-def _network(session: Session, project_id: UUID, host_id: UUID) -> Network:
-    network = session.scalar(
-        select(Network).where(Network.project_id == project_id, Network.host_id == host_id)
-    )
-    if network is None:
-        taken = session.scalars(select(Network.cidr)).all()
-        network = Network(
-            project_id=project_id,
-            host_id=host_id,
-            name=naming.network_name(project_id),
-            bridge=naming.bridge_name(project_id, host_id),
-            cidr=addressing.free_network(settings().guest_networks, taken),
-        )
-        session.add(network)
-        session.flush()
-    return network
-
-
-def _connect(session: Session, server: Server, host: Host) -> None:
-    """Allocate NIC, address and forward."""
-    network = _network(session, server.project_id, host.id)
-    macs = set(session.scalars(select(Nic.mac).where(Nic.network_id == network.id)))
-    derived = (naming.mac_address(server.id, index) for index in range(256))
-    mac = next(mac for mac in derived if mac not in macs)  # 24 bits do collide, once in a while
-    nic = Nic(server_id=server.id, network_id=network.id, mac=mac)
-    session.add(nic)
-    session.flush()
-    taken = session.scalars(select(Address.ip).where(Address.network_id == network.id)).all()
-    ip = addressing.free_address(network.cidr, taken)
-    session.add(Address(network_id=network.id, nic_id=nic.id, ip=ip))
-    used = session.scalars(select(PortForward.port).where(PortForward.host_id == host.id)).all()
-    ports = settings().forward_ports if host.virt_type != "test" else (2200, 65535)
-    session.add(
-        PortForward(host_id=host.id, server_id=server.id, port=addressing.free_port(ports, used))
-    )
 
 
 def check_roles(roles: list[RoleRequest]) -> None:
@@ -289,10 +190,10 @@ def _create(
     quota = project.quota
     require_within(
         Amounts(quota.servers, quota.vcpus, quota.memory_mib, quota.disk_gib),
-        reserved_by_project(session, project_id),
+        reservations.reserved_by_project(session, project_id),
         Amounts(1, demand.vcpus, demand.memory_mib, demand.disk_gib),
     )
-    verdict = place(demand, capacities(session, lock=True))
+    verdict = place(demand, reservations.capacities(session, lock=True))
     verdicts.append(verdict)
     host = session.get_one(Host, require_chosen(verdict))
     server = _server(request, made, project_id, host, image, plan, demand)
@@ -306,7 +207,7 @@ def _create(
             size_gib=demand.disk_gib,
         )
     )
-    _connect(session, server, host)
+    reservations.connect(session, server, host)
     operation = Operation(
         project_id=project_id,
         server_id=server.id,

@@ -11,7 +11,7 @@ from innkeeper.db.models import Project, Quota
 from innkeeper.db.session import transaction
 from innkeeper.errors import Conflict, NotFound
 from innkeeper.services import events
-from innkeeper.services.accept import reserved_by_project
+from innkeeper.services.reservations import reserved_by_project
 from innkeeper.services.views import ProjectView, QuotaView
 
 

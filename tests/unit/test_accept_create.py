@@ -34,7 +34,7 @@ from innkeeper.errors import (
     NotFound,
     QuotaExceeded,
 )
-from innkeeper.services import accept, servers
+from innkeeper.services import accept, reservations, servers
 from innkeeper.services.views import OperationView
 
 
@@ -83,8 +83,8 @@ def test_fifty_at_once_against_a_quota_of_ten_give_exactly_ten(
     assert len(only(results, OperationView)) == 10
     assert len(only(results, QuotaExceeded)) == 40
     with transaction() as session:
-        reserved = accept.reserved_by_project(session, catalogue.project_id)
-        hosts = accept.capacities(session, lock=False)
+        reserved = reservations.reserved_by_project(session, catalogue.project_id)
+        hosts = reservations.capacities(session, lock=False)
         addresses = session.scalars(select(Address.ip)).all()
         ports = session.scalars(select(PortForward.port)).all()
         macs = session.scalars(select(Nic.mac)).all()
@@ -118,7 +118,9 @@ def test_a_host_is_never_overbooked_by_two_projects_at_once(
     assert len(only(results, OperationView)) == 9
     assert len(only(results, NoHostFits)) == 15
     with transaction() as session:
-        assert all(host.free.memory_mib == 0 for host in accept.capacities(session, lock=False))
+        assert all(
+            host.free.memory_mib == 0 for host in reservations.capacities(session, lock=False)
+        )
         networks = session.execute(select(Network.project_id, Network.host_id)).all()
         assert len(set(networks)) == len(networks)
         assert len(set(session.scalars(select(Network.cidr)))) == len(networks)

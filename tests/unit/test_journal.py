@@ -26,7 +26,7 @@ from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.specs import ConfigureRequest
 from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
-from innkeeper.services import accept, journal, operations, reconcile, servers
+from innkeeper.services import accept, journal, operations, reconcile, reservations, servers
 from innkeeper.services.blueprint import Blueprint
 
 
@@ -291,7 +291,7 @@ def test_an_undone_creation_gives_everything_back(catalogue: Catalogue) -> None:
     journal.undoing(claim, "no memory")
     journal.undone(claim)
     with transaction() as session:
-        assert accept.reserved_by_project(session, catalogue.project_id).servers == 0
+        assert reservations.reserved_by_project(session, catalogue.project_id).servers == 0
         for table in (Address, Nic, PortForward, Disk):
             assert session.scalars(select(table)).all() == []
     shown = servers.get(claim.server_id)
@@ -304,7 +304,7 @@ def test_what_could_not_be_undone_stays_reserved(catalogue: Catalogue) -> None:
     journal.undoing(claim, "no memory")
     journal.undone(claim)
     with transaction() as session:
-        assert accept.reserved_by_project(session, catalogue.project_id).servers == 1
+        assert reservations.reserved_by_project(session, catalogue.project_id).servers == 1
     assert servers.get(claim.server_id).address == "10.64.0.10"
 
 
@@ -360,8 +360,8 @@ def test_a_deletion_gives_everything_back_and_wipes_the_secrets(catalogue: Catal
     )
     journal.complete(ask(Verb.DELETE, server_id))
     with transaction() as session:
-        assert accept.reserved_by_project(session, catalogue.project_id).servers == 0
-        assert all(h.reserved.vcpus == 0 for h in accept.capacities(session, lock=False))
+        assert reservations.reserved_by_project(session, catalogue.project_id).servers == 0
+        assert all(h.reserved.vcpus == 0 for h in reservations.capacities(session, lock=False))
         server = session.get_one(Server, server_id)
         kept = {
             name: getattr(server, name)

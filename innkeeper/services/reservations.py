@@ -1,0 +1,110 @@
+"""What servers hold of projects, hosts, networks and ports, and how more of it is taken."""
+
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from innkeeper.db.models import Address, Host, Network, Nic, PortForward, Server
+from innkeeper.domain import addressing, naming
+from innkeeper.domain.placement import Capacity, Demand
+from innkeeper.domain.quotas import Amounts
+from innkeeper.settings import settings
+
+
+def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
+    """Return what a project's servers hold now."""
+    row = session.execute(
+        select(
+            func.count(Server.id),
+            func.coalesce(func.sum(Server.vcpus), 0),
+            func.coalesce(func.sum(Server.memory_mib), 0),
+            func.coalesce(func.sum(Server.disk_gib), 0),
+        ).where(Server.project_id == project_id, Server.reserved)
+    ).one()
+    return Amounts(*(int(value) for value in row))
+
+
+def capacities(session: Session, *, lock: bool) -> list[Capacity]:
+    """Return every host's capacity; with `lock` the host rows are held until the commit."""
+    statement = select(Host).order_by(Host.id)
+    if lock:  # key_share: the journal may still write rows that refer to a host
+        statement = statement.with_for_update(key_share=True)
+    hosts = session.scalars(statement).all()
+    held = {
+        row[0]: Demand(int(row[1]), int(row[2]), int(row[3]))
+        for row in session.execute(
+            select(
+                Server.host_id,
+                func.sum(Server.vcpus),
+                func.sum(Server.memory_mib),
+                func.sum(Server.disk_gib),
+            )
+            .where(Server.reserved)
+            .group_by(Server.host_id)
+        )
+    }
+    ports = dict(
+        session.execute(
+            select(PortForward.host_id, func.count(PortForward.id)).group_by(PortForward.host_id)
+        )
+        .tuples()
+        .all()
+    )
+    first, last = settings().forward_ports
+    return [
+        Capacity(
+            host.id,
+            host.name,
+            host.enabled and host.reachable,
+            host.vcpus,
+            host.memory_mib,
+            host.disk_gib,
+            host.cpu_overcommit,
+            host.memory_overcommit,
+            held.get(host.id, Demand(0, 0, 0)),
+            last - first + 1 - ports.get(host.id, 0) if host.virt_type != "test" else 1,
+        )
+        for host in hosts
+    ]
+
+
+def _network(session: Session, project_id: UUID, host_id: UUID) -> Network:
+    network = session.scalar(
+        select(Network).where(Network.project_id == project_id, Network.host_id == host_id)
+    )
+    if network is None:
+        taken = session.scalars(select(Network.cidr)).all()
+        network = Network(
+            project_id=project_id,
+            host_id=host_id,
+            name=naming.network_name(project_id),
+            bridge=naming.bridge_name(project_id, host_id),
+            cidr=addressing.free_network(settings().guest_networks, taken),
+        )
+        session.add(network)
+        session.flush()
+    return network
+
+
+def connect(session: Session, server: Server, host: Host) -> None:
+    """Allocate NIC, address and forward of a server; the caller holds the hosts' locks.
+
+    Raises:
+        AddressesExhausted, ForwardPortsExhausted: nothing is free.
+    """
+    network = _network(session, server.project_id, host.id)
+    macs = set(session.scalars(select(Nic.mac).where(Nic.network_id == network.id)))
+    derived = (naming.mac_address(server.id, index) for index in range(256))
+    mac = next(mac for mac in derived if mac not in macs)  # 24 bits do collide, once in a while
+    nic = Nic(server_id=server.id, network_id=network.id, mac=mac)
+    session.add(nic)
+    session.flush()
+    taken = session.scalars(select(Address.ip).where(Address.network_id == network.id)).all()
+    ip = addressing.free_address(network.cidr, taken)
+    session.add(Address(network_id=network.id, nic_id=nic.id, ip=ip))
+    used = session.scalars(select(PortForward.port).where(PortForward.host_id == host.id)).all()
+    ports = settings().forward_ports if host.virt_type != "test" else (2200, 65535)
+    session.add(
+        PortForward(host_id=host.id, server_id=server.id, port=addressing.free_port(ports, used))
+    )
