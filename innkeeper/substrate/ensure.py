@@ -69,6 +69,7 @@ def ensure_host(
         deadline_seconds=deadline_seconds,
         may_delete=[image_address(name) for name in without],
         adopt=partial(_existing_pool, spec),
+        is_present=partial(is_present, spec),
     )
 
 
@@ -94,6 +95,7 @@ def ensure_network(
         on_plan=on_plan,
         deadline_seconds=deadline_seconds,
         adopt=partial(_existing_network, spec),
+        is_present=partial(is_present, spec),
     )
     if not is_present(spec):  # Terraform does not notice a network that somebody stopped
         _existing_network(spec)
@@ -146,7 +148,8 @@ def is_present(spec: HostSubstrate | NetworkSubstrate) -> bool:
     pools = {pool.name(): pool for pool in conn.listAllStoragePools(0)}
     if spec.pool not in pools or not pools[spec.pool].isActive():
         return False
-    return set(spec.images) <= set(storage.volume_names(conn, spec.pool))
+    # Without a refresh of the pool, which would wait for uploads and read every volume.
+    return set(spec.images) <= set(pools[spec.pool].listVolumes())
 
 
 def _with_kept_images(
@@ -159,7 +162,9 @@ def _with_kept_images(
     }
     _check_files(spec.images, kept)
     variables = spec.variables
-    images = kept | variables["images"]
+    # Where an image was uploaded from does not matter any more, unless it has to be again.
+    known = {name: image for name, image in kept.items() if Path(image["source"]).is_file()}
+    images = kept | variables["images"] | known
     variables["images"] = {name: images[name] for name in sorted(images) if name not in without}
     return variables
 

@@ -29,6 +29,7 @@ from innkeeper.substrate.spec import Root
 Variables = Mapping[str, Any]
 Adopt = Callable[[], Mapping[str, str]]
 
+_FINGERPRINT = "fingerprint"
 _CREATION = "workspace-creation"
 _LOCK_TIMEOUT = "30s"
 _REMAINS_SECONDS = 24 * 3600
@@ -72,6 +73,7 @@ class Terraform:
         deadline_seconds: float | None = None,
         may_delete: Collection[str] = (),
         adopt: Adopt | None = None,
+        is_present: Callable[[], bool] | None = None,
     ) -> Applied:
         """Bring a workspace to what the variables say; nothing is changed when it is there.
 
@@ -85,6 +87,9 @@ class Terraform:
             may_delete: addresses that the plan may delete or replace.
             adopt: asked when something exists that the state does not know (a run was killed
                 before it could write it down); returns ids by address to take up.
+            is_present: tells quickly whether everything is there. When it is, and these very
+                variables were applied last, Terraform is not started: of many that wait for the
+                same host, one applies.
 
         Raises:
             DestructiveChange: the plan would delete something that is not in `may_delete`.
@@ -94,6 +99,8 @@ class Terraform:
         with self._alone(workspace, deadline_seconds) as deadline:
             state = self.backend.state(workspace)
             values = variables(state) if callable(variables) else variables
+            if is_present is not None and _was_applied(root, values, state) and is_present():
+                return Applied(changed=False, plan_text="", outputs=self.outputs(workspace))
             with self._run(root, workspace, values, deadline) as run:
                 plan = self._planned(run, known=state is not None)
                 try:
@@ -170,8 +177,9 @@ class Terraform:
 
     def outputs(self, workspace: str) -> dict[str, Any]:
         """Return the outputs as of the last apply, without starting Terraform."""
-        found = (self.backend.state(workspace) or {}).get("outputs", {})
-        return {name: output["value"] for name, output in found.items()}
+        found = _outputs(self.backend.state(workspace) or {})
+        found.pop(_FINGERPRINT, None)
+        return found
 
     @contextmanager
     def _alone(self, workspace: str, deadline_seconds: float | None) -> Iterator[float]:
@@ -191,7 +199,8 @@ class Terraform:
             scratch = Path(made)
             values = scratch / "terraform.tfvars.json"
             values.touch(mode=0o600)
-            values.write_text(json.dumps(dict(variables)))
+            known = {**variables, _FINGERPRINT: roots.fingerprint(root, variables)}
+            values.write_text(json.dumps(known))
             working = self._initialised(root, scratch, deadline)
             chosen = {"TF_WORKSPACE": workspace}
             yield _Run(self._command(working, scratch, chosen, deadline), workspace, values)
@@ -306,6 +315,18 @@ class _Run:
                 f"Terraform would delete {', '.join(doomed)} of {self.workspace}, and what stands "
                 "on that: move the servers away first, or undo the change of the host's settings."
             )
+
+
+def _outputs(state: State) -> dict[str, Any]:
+    return {name: output["value"] for name, output in state.get("outputs", {}).items()}
+
+
+def _was_applied(root: Root, variables: Variables, state: State | None) -> bool:
+    """Tell whether the last apply that succeeded had these variables, and nothing broke since."""
+    instances = [i for r in (state or {}).get("resources", ()) for i in r["instances"]]
+    whole = all(instance.get("status") != "tainted" for instance in instances)
+    applied = _outputs(state or {}).get(_FINGERPRINT)
+    return whole and applied == roots.fingerprint(root, variables)
 
 
 def addresses(state: State) -> list[str]:

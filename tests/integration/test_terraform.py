@@ -194,6 +194,17 @@ def test_a_host_gets_its_pool_and_images_once(host: HostSubstrate) -> None:
     assert host.workspace in Terraform().workspaces()
 
 
+def test_what_was_applied_needs_no_terraform(
+    host: HostSubstrate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_host(host)
+    monkeypatch.setattr(Settings, "terraform_binary", "/nowhere/terraform")
+    assert not ensure_host(host).changed
+    connect(host.uri).storagePoolLookupByName(host.pool).destroy()
+    with pytest.raises(PermanentError, match="cannot be started"):
+        ensure_host(host)
+
+
 def test_images_that_others_need_stay_until_they_are_named(
     host: HostSubstrate, folder: Path
 ) -> None:
@@ -345,7 +356,7 @@ def test_one_workspace_at_once_takes_turns(network: NetworkSubstrate) -> None:
 def test_a_deadline_stops_terraform(network: NetworkSubstrate) -> None:
     ensure_network(network)
     with pytest.raises(TerraformInterrupted, match="did not end in its time"):
-        ensure_network(network, deadline_seconds=0.05)
+        drift(network, deadline_seconds=0.05)
     assert not _terraforms("plan")
     ensure_network(network)
 

@@ -27,3 +27,10 @@ variable "images" {
     error_message = "The name of a volume has letters, digits, '.', '_' and '-' only."
   }
 }
+
+variable "fingerprint" {
+  description = "Hash of this root and its other variables, kept in the state"
+  type        = string
+  nullable    = false
+  default     = ""
+}

@@ -35,3 +35,10 @@ variable "domain" {
   nullable    = false
   default     = "innkeeper.internal"
 }
+
+variable "fingerprint" {
+  description = "Hash of this root and its other variables, kept in the state"
+  type        = string
+  nullable    = false
+  default     = ""
+}
