@@ -45,6 +45,7 @@ from innkeeper.errors import (
     NotFound,
 )
 from innkeeper.services import events, reservations
+from innkeeper.services.archive import is_current
 from innkeeper.services.operations import view
 from innkeeper.services.views import OperationView
 
@@ -100,8 +101,10 @@ def _repeated(session: Session, project_id: UUID, key: str | None, digest: str) 
 
 
 def ready_image(session: Session, name: str) -> Image:
-    """Return a usable image, or raise NotFound / InvalidRequest with the way out."""
-    image = session.scalar(select(Image).where(Image.name == name))
+    """Return a usable image that is not removed meanwhile, or raise NotFound / InvalidRequest."""
+    image = session.scalar(
+        select(Image).where(Image.name == name).with_for_update(read=True, key_share=True)
+    )
     if image is None:
         raise NotFound(f"There is no image '{name}': see `innkeeper image list`.")
     if image.phase != "ready":
@@ -181,7 +184,11 @@ def _create(
         )
     ):
         raise Conflict(f"Server '{request.name}' exists already: choose another name.")
-    plan = session.scalar(select(Plan).where(Plan.name == request.plan))
+    plan = session.scalar(
+        select(Plan)
+        .where(Plan.name == request.plan, is_current(Plan.name))
+        .with_for_update(read=True, key_share=True)
+    )
     if plan is None:
         raise NotFound(f"There is no plan '{request.plan}': see `innkeeper plan list`.")
     image = ready_image(session, request.image)

@@ -1,7 +1,9 @@
 """Acceptance of new servers, on both databases: quota, placement, ports, names, refusals."""
 
 import json
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,6 +21,7 @@ from innkeeper.db.models import (
     Network,
     Nic,
     Operation,
+    Plan,
     PortForward,
     Server,
 )
@@ -34,7 +37,7 @@ from innkeeper.errors import (
     NotFound,
     QuotaExceeded,
 )
-from innkeeper.services import accept, reservations, servers
+from innkeeper.services import accept, plans, reservations, servers
 from innkeeper.services.views import OperationView
 
 
@@ -354,3 +357,34 @@ def test_find_by_name_or_id(catalogue: Catalogue) -> None:
             servers.find(unknown)
     with pytest.raises(NotFound):
         servers.find(hexadecimal, uuid4())
+
+
+@pytest.mark.parametrize("table", [Image, Plan])
+def test_what_is_being_removed_carries_no_new_server(
+    catalogue: Catalogue, table: type[Image] | type[Plan]
+) -> None:
+    name = {Image: "debian", Plan: "tiny"}[table]
+    with ThreadPoolExecutor(1) as pool:
+        with transaction() as session:
+            removed = session.scalars(select(table).where(table.name == name).with_for_update())
+            session.delete(removed.one())
+            session.flush()
+            creation = pool.submit(catalogue.create, "web")
+            time.sleep(0.5)  # long enough to have looked, were it not made to wait
+        with pytest.raises(NotFound, match=f"'{name}'"):
+            creation.result(30)
+
+
+def test_a_removed_plan_is_not_found_under_the_name_that_it_is_kept_under(
+    catalogue: Catalogue,
+) -> None:
+    catalogue.create("web")
+    with transaction() as session:
+        plan = session.scalars(select(Plan).where(Plan.name == "tiny")).one()
+    plans.remove(plan.id)
+    with transaction() as session:
+        kept = session.get_one(Plan, plan.id).name
+    assert kept != "tiny"
+    for name in ("tiny", kept):
+        with pytest.raises(NotFound, match="no plan"):
+            catalogue.create("next", plan=name)
