@@ -13,14 +13,14 @@ _LARGEST = 2**31 - 1  # what the database's integer holds
 Text = Annotated[str, AfterValidator(check_line)]
 Amount = Annotated[int, Field(ge=-1, le=_LARGEST, description="-1: no limit")]
 Size = Annotated[int, Field(ge=1, le=_LARGEST)]
-Factor = Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+Factor = Annotated[float, Field(ge=0.1, le=100, allow_inf_nan=False)]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?$")]
 
 
 class Body(BaseModel):
-    """Base of the bodies: what is not known is refused."""
+    """Base of the bodies: unknown fields are refused, and `true` is not a number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class QuotaRequest(Body):

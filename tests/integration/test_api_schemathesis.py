@@ -1,7 +1,7 @@
 """Schemathesis over the whole OpenAPI: nothing that it invents ends in a 5xx or undocumented.
 
 It talks HTTP to a real server and meets ids of things that exist about as often as ones that do
-not. Bounded in examples, and in time for a slow machine.
+not. Bounded in examples, so that a slow machine tests as much as a fast one.
 """
 
 import socket
@@ -28,9 +28,8 @@ from innkeeper.errors import HostUnreachable
 from innkeeper.hypervisor.connection import connect
 from innkeeper.services import hosts, images, keys, plans, projects
 
-EXAMPLES = 8
-SCENARIOS = 12
-SECONDS = 80
+EXAMPLES = 4
+SCENARIOS = 6
 
 
 @dataclass(frozen=True)
@@ -95,8 +94,7 @@ def _config(subject: Subject) -> SchemathesisConfig:
     return SchemathesisConfig.from_dict(
         {
             "seed": 20,
-            "max-time": SECONDS,
-            "max-stream-events": 2,
+            "max-stream-events": 1,
             "request-timeout": 20,
             "continue-on-failure": True,
             "headers": {"Authorization": f"Bearer {subject.key}"},
@@ -139,4 +137,4 @@ def test_nothing_invented_breaks_the_api(subject: Subject) -> None:
     for label, counts in sorted(answers.items()):
         print(label, dict(counts))  # noqa: T201 - shown when the test fails
     assert not failures, "\n\n".join(f"{name}\n{text}" for name, text in failures.items())
-    assert sum(sum(counts.values()) for counts in answers.values()) > 500
+    assert sum(sum(counts.values()) for counts in answers.values()) > 1000
