@@ -40,7 +40,7 @@ CHUNK_BYTES = 1 << 20
 TRIES_WITHOUT_PROGRESS = 3
 RETRY_SECONDS = 0.5
 PROGRESS_SECONDS = 0.5
-TIMEOUT = httpx.Timeout(30.0, connect=15.0)
+TIMEOUT = httpx.Timeout(20.0)  # shorter than the time after which an import counts as dead
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -162,6 +162,7 @@ class _Part:
                 for chunk in _chunks(file) if same else ():
                     self.digest.update(chunk)
                     self.size += len(chunk)
+                    self.on_progress(0.0)
         except (OSError, ValueError, KeyError, TypeError):
             same = False
         if same:
@@ -226,6 +227,7 @@ def _download(url: str, part: _Part) -> None:
                         f"{error}): the rest is fetched at the next try."
                     ) from error
                 _log.info("Download of %s broke off at %d: %s", url, part.size, error)
+                part.on_progress(part.size / part.total if part.total else 0.0)
                 time.sleep(RETRY_SECONDS)
             except (httpx.TooManyRedirects, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
                 raise SourceMissing(f"{url} leads nowhere ({error}): check the URL.") from error

@@ -38,7 +38,8 @@ def import_image(
     Args:
         source: http(s) URL, or a file in an allowed folder.
         expected_sha256: SHA-256 of the content at the source.
-        on_phase: is told the phase and its fraction from 0 to 1, often; it may raise to stop.
+        on_phase: is told the phase and its fraction from 0 to 1, many times a second in places
+            and never less than every 20 s: a sign of life; it may raise to stop.
         image_store: where; the settings' store when None.
         folders: where source files may be; `source.default_folders` when None.
 
@@ -65,7 +66,7 @@ def import_image(
             )
             tell("preparing", 0.0)
             info = qemu.inspect(fetched.path)
-            qemu.check(fetched.path, info.format)
+            qemu.check(fetched.path, info.format, tick=lambda: tell("preparing", 0.0))
             path, sha256 = fetched.path, fetched.sha256
             if info.format != "qcow2":
                 path = folder / "converted.part"
@@ -75,8 +76,8 @@ def import_image(
                     path,
                     on_progress=lambda fraction: tell("preparing", fraction),
                 )
-                qemu.check(path)
-                sha256 = store.hash_of(path)
+                qemu.check(path, tick=lambda: tell("preparing", 1.0))
+                sha256 = store.hash_of(path, tick=lambda: tell("preparing", 1.0))
         except PermanentError:
             shutil.rmtree(folder, ignore_errors=True)
             raise

@@ -8,7 +8,9 @@ never guesses a format nor runs without limits.
 
 import json
 import logging
+import os
 import re
+import select
 import struct
 import subprocess
 import tempfile
@@ -28,6 +30,7 @@ Format = Literal["qcow2", "raw", "vmdk", "vdi", "vhdx"]
 OnProgress = Callable[[float], None]
 
 INFO_SECONDS = 30
+TICK_SECONDS = 1.0
 CHECK_SECONDS = 1800
 CONVERT_SECONDS = 7200
 _MEMORY_BYTES = 2 << 30
@@ -117,14 +120,18 @@ def inspect(path: Path, *, limit_bytes: int | None = None) -> ImageInfo:
     return ImageInfo(found, size)
 
 
-def check(path: Path, image_format: Format = "qcow2") -> None:
+def check(
+    path: Path, image_format: Format = "qcow2", *, tick: Callable[[], None] | None = None
+) -> None:
     """Check an image's own consistency; formats without one pass.
+
+    `tick` is called about once a second; when it raises, qemu-img is ended.
 
     Raises:
         ImageCorrupt: it is damaged.
     """
     argv = ["qemu-img", "check", "--output=json", "-f", image_format, str(path.absolute())]
-    done = _limited(argv, CHECK_SECONDS)
+    done = _limited(argv, CHECK_SECONDS, tick)
     if done.returncode not in {0, _LEAKS, _NO_CHECK}:
         raise ImageCorrupt(_damaged(done.stderr or done.stdout))
     if done.returncode in {0, _LEAKS}:
@@ -176,11 +183,17 @@ def convert(
 
 
 def _follow(child: "subprocess.Popen[bytes]", on_progress: OnProgress, until: float) -> None:
-    """Report progress (several times a second, -p) until the child ends."""
+    """Report progress, at least every second, until the child ends."""
     assert child.stdout is not None  # noqa: S101 - opened as a pipe above
-    while said := child.stdout.read1(4096):  # type: ignore[attr-defined]
-        if percents := _PERCENT.findall(said):
-            on_progress(float(percents[-1]) / 100)
+    fraction = 0.0
+    while True:
+        if select.select([child.stdout], [], [], TICK_SECONDS)[0]:
+            said = os.read(child.stdout.fileno(), 4096)
+            if not said:
+                break
+            if percents := _PERCENT.findall(said):
+                fraction = float(percents[-1]) / 100
+        on_progress(fraction)
         if monotonic() > until:
             raise QemuImgTimedOut("Converting the image took too long: it is tried again.")
     child.wait()
@@ -228,21 +241,34 @@ def _bounded(argv: list[str], seconds: float) -> list[str]:
     return ["prlimit", *limits, "--", *argv]
 
 
-def _limited(argv: list[str], seconds: int) -> "subprocess.CompletedProcess[str]":
-    try:
-        return subprocess.run(
-            _bounded(argv, seconds),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=seconds,
-            stdin=subprocess.DEVNULL,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise QemuImgTimedOut(
-            f"qemu-img {argv[1]} took longer than {seconds} s: it is tried again."
-        ) from error
+def _limited(
+    argv: list[str], seconds: int, tick: Callable[[], None] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    with subprocess.Popen(
+        _bounded(argv, seconds),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as child:
+        until = monotonic() + seconds
+        try:
+            while True:
+                try:
+                    out, err = child.communicate(timeout=TICK_SECONDS)
+                except subprocess.TimeoutExpired:
+                    if monotonic() > until:
+                        raise QemuImgTimedOut(
+                            f"qemu-img {argv[1]} took longer than {seconds} s: it is tried again."
+                        ) from None
+                    if tick is not None:
+                        tick()
+                else:
+                    return subprocess.CompletedProcess(argv, child.returncode, out, err)
+        except BaseException:
+            child.kill()
+            raise
 
 
 def _damaged(said: str) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
@@ -14,12 +15,14 @@ def path_of(sha256: str, store: Path) -> Path:
     return store / f"{sha256}.qcow2"
 
 
-def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+def hash_of(path: Path, tick: Callable[[], None] | None = None) -> str:
+    """Return the SHA-256 of a file; `tick` is called often meanwhile, and may raise to stop."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
+            if tick is not None:
+                tick()
     return digest.hexdigest()
 
 
