@@ -72,7 +72,7 @@ def ensure_stack(chosen: Settings) -> StackConfig:
         database_url=(
             innkeeper_database_url(chosen.bind, chosen.postgres_port, password)
             if own_database
-            else chosen.database_url
+            else _database_url(chosen, known)
         ),
         bind=chosen.bind,
         postgres_port=chosen.postgres_port,
@@ -95,10 +95,21 @@ def owns_database(chosen: Settings) -> bool:
     first `up` or names one now. The choice is kept in stack.json.
     """
     known = read_stack(chosen.home)
-    if known:
-        return f"innkeeper:{known.innkeeper_password}@" in chosen.database_url
-    default = chosen.database_url == f"sqlite:///{chosen.home / 'innkeeper.db'}"
-    return default and not os.environ.get("DATABASE_URL")
+    if known is None:
+        return not _names_database(chosen)
+    return f"innkeeper:{known.innkeeper_password}@" in _database_url(chosen, known)
+
+
+def _names_database(chosen: Settings) -> bool:
+    """Tell whether somebody chose the database: the default is what nobody has to name."""
+    default = f"sqlite:///{chosen.home / 'innkeeper.db'}"
+    return chosen.database_url != default or bool(os.environ.get("DATABASE_URL"))
+
+
+def _database_url(chosen: Settings, known: StackConfig | None) -> str:
+    if known and not _names_database(chosen):
+        return known.database_url
+    return chosen.database_url
 
 
 def prepare_home(home: Path) -> None:

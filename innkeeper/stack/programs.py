@@ -33,7 +33,7 @@ class Program:
     ready: Callable[[], bool] | None = None
     stop_signal: str = "TERM"
     stop_seconds: int = 20
-    start_seconds: float = 90.0
+    start_seconds: float = 120.0
 
 
 def programs(chosen: Settings, config: StackConfig, *, own_database: bool) -> list[Program]:
@@ -75,7 +75,7 @@ def _lean() -> dict[str, str]:
 def _prefect(chosen: Settings, config: StackConfig, *, own_database: bool) -> Program:
     home = chosen.home / "prefect"
     # The app itself under uvicorn: `prefect server start` would keep a second Python beside it.
-    argv = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    argv = ["-m", "uvicorn", "--factory", "deployments.prefect_server:create_app"]
     argv += ["--host", chosen.bind, "--port", str(chosen.prefect_port)]
     argv += ["--timeout-keep-alive", "30", "--log-level", "warning", "--no-access-log"]
     if own_database:
