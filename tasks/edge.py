@@ -13,14 +13,14 @@ def _forward(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
 @step("forward", makes=_forward)
 def open_forward(b: Blueprint) -> str:
     """Open the guest's SSH port at the edge of its host."""
-    edges.open_forward(b.host.id, b.server_id, opened=True)
+    edges.open_forward(b.claim, b.host.id, opened=True)
     return f"{b.host.edge_address}:{b.ssh_port} leads to {b.ip}:22"
 
 
 @open_forward.undone_by
 def shut_forward(b: Blueprint) -> str:
     """Close the port again."""
-    edges.open_forward(b.host.id, b.server_id, opened=False)
+    edges.open_forward(b.claim, b.host.id, opened=False)
     return f"{b.host.edge_address}:{b.ssh_port} closed"
 
 

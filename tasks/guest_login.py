@@ -5,13 +5,14 @@ import time
 from innkeeper.configuration import login
 from innkeeper.configuration.login import LoginRefused
 from innkeeper.configuration.target import Target
-from innkeeper.errors import PermanentError, TransientError
+from innkeeper.errors import OperationCancelled, PermanentError, TransientError
 from innkeeper.hypervisor import guest
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.services import journal
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
+from tasks.progress import Progress
 from tasks.step import step
 
 POLL_SECONDS = 0.5
@@ -46,11 +47,12 @@ def _wait(b: Blueprint, step_name: str) -> str:
     Raises:
         GuestDied: QEMU is gone; a retry starts the guest again.
         GuestUnreachable: the deadline passed.
+        OperationCancelled: somebody asked for that meanwhile.
     """
     connection, target = connect(b.host.uri), target_of(b)
     guest.start(connection, b.server_id)
     begun = told = time.monotonic()
-    last = "no answer"
+    last, progress = "no answer", Progress(b.claim, step_name)
     while (waited := time.monotonic() - begun) < settings().reachable_seconds:
         try:
             login.run(target, ["true"], timeout=10.0)
@@ -60,12 +62,12 @@ def _wait(b: Blueprint, step_name: str) -> str:
             return f"login works after {waited:.0f} s"
         if guest.power_state(connection, b.server_id) is not PowerState.RUNNING:
             raise GuestDied(f"{b.name} went off while it was booting: starting it again.")
+        if journal.cancelled(b.claim):
+            raise OperationCancelled(f"Cancelled on request, while {b.name} was booting.")
         if time.monotonic() - told > PROGRESS_SECONDS:
             told = time.monotonic()
             fraction = min(waited / settings().reachable_seconds, 1.0)
-            journal.progress(
-                b.claim, step_name, fraction, f"waiting for SSH, {waited:.0f} s: {last}"
-            )
+            progress.tell(fraction, f"waiting for SSH, {waited:.0f} s: {last}")
         time.sleep(POLL_SECONDS)
     raise GuestUnreachable(
         f"{b.name} runs, but nobody could log in at {target.host}:{target.port} within "

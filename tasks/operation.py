@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from innkeeper.contracts import Claim
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import ServerRequest
-from innkeeper.errors import ClaimLost, InnkeeperError, InvalidRequest
+from innkeeper.errors import ClaimLost, HostUnreachable, InnkeeperError, InvalidRequest
 from innkeeper.services import accept, journal, operations, projects, servers
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
@@ -88,6 +88,11 @@ async def _undo(claim: Claim, error: Exception) -> None:
             await declared(begun.name).run_undo(claim)
         except ClaimLost:
             raise
+        except HostUnreachable as silent:
+            if claim.verb is not Verb.CREATE:
+                raise  # what was there before has to come back: reconcile tries again
+            logger.warning("%s Reconcile will reap what is left there.", silent)
+            break  # each further undo would wait as long for the same host
         except Exception:
             logger.exception("The undo of step '%s' failed; reconcile will reap it.", begun.name)
     await asyncio.to_thread(journal.undone, claim)

@@ -10,6 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import TaskRunContext
 
 from innkeeper import substrate
+from innkeeper.errors import PermanentError
 from innkeeper.services import substrates
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate
@@ -52,7 +53,11 @@ def ensure_substrate(b: Blueprint) -> str:
     host, applied = host_of(b)
     done = []
     if not _is_current(host, applied):
-        done.append(substrate.ensure_host(host, on_plan=_show("plan-host")).changed)
+        try:
+            done.append(substrate.ensure_host(host, on_plan=_show("plan-host")).changed)
+        except PermanentError:
+            substrates.forget_image(b.host.id, b.image.volume)
+            raise
         substrates.record_host(b.host.id, substrate.fingerprint(host))
     network = network_of(b)
     if not _is_current(network, b.network.substrate_fingerprint):

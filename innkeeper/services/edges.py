@@ -4,11 +4,13 @@ from uuid import UUID
 
 from sqlalchemy import select, update
 
+from innkeeper.contracts import Claim
 from innkeeper.db.models import Address, Host, Network, Nic, PortForward
 from innkeeper.db.session import exclusive, transaction
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
 from innkeeper.host.edge import EdgeRules
+from innkeeper.services import journal
 
 
 def rules(host_id: UUID) -> EdgeRules:
@@ -43,14 +45,18 @@ def load(host_id: UUID) -> None:
         edge.load(open_channel(channel), rules(host_id))
 
 
-def open_forward(host_id: UUID, server_id: UUID, *, opened: bool) -> None:
-    """Open or close a server's forward and tell the host.
+def open_forward(held: Claim, host_id: UUID, *, opened: bool) -> None:
+    """Open or close the forward of a claim's server and tell the host.
 
     Raises:
+        ClaimLost: the operation was taken over; nothing is changed.
         HostUnreachable, CommandFailed: the wish is committed, the host was not told.
     """
     with transaction() as session:
+        journal.hold(session, held)
         session.execute(
-            update(PortForward).where(PortForward.server_id == server_id).values(enabled=opened)
+            update(PortForward)
+            .where(PortForward.server_id == held.server_id)
+            .values(enabled=opened)
         )
     load(host_id)

@@ -1,5 +1,6 @@
 """Hosts: register, list, change and remove; the size is asked of the host itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -9,13 +10,17 @@ from sqlalchemy import update as sql_update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from innkeeper import substrate
 from innkeeper.db.models import Artifact, Host, Network, PortForward, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.errors import Conflict, NotFound
+from innkeeper.host import edge
+from innkeeper.host.channel import open_channel
 from innkeeper.services import events, probe, whereabouts
 from innkeeper.services.views import HostView
 from innkeeper.settings import settings
+from innkeeper.substrate import HostSubstrate, NetworkSubstrate
 
 DEFAULT_POOL_PATH = "/var/lib/innkeeper/pool"
 
@@ -133,27 +138,25 @@ def update(host_id: UUID, changes: dict[str, Any], *, actor: str = "system") -> 
 
 
 def remove(host_id: UUID, *, actor: str = "system") -> None:
-    """Forget a host. What Terraform made there (pool, networks) stays on it.
+    """Take our pool, networks and edge off a host, then forget it.
+
+    A host that is marked unreachable is forgotten as it is.
 
     Raises:
         NotFound: there is no such host.
         Conflict: servers live there, or something of ours is left on it.
+        TransientError, PermanentError: the host did not let us clean up; nothing was forgotten.
     """
     with transaction() as session:
         host = _found(session, host_id, lock=True)
-        living = session.scalar(
-            select(func.count(Server.id)).where(
-                Server.host_id == host_id, (Server.status != Status.DELETED) | Server.reserved
-            )
-        )
-        if living:
-            raise Conflict(f"{living} server(s) live on '{host.name}': delete them first.")
-        left = session.scalar(select(func.count(Artifact.id)).where(Artifact.host_id == host_id))
-        if left:
-            raise Conflict(
-                f"{left} thing(s) of deleted servers are left on '{host.name}': reconcile reaps "
-                "them, then try again."
-            )
+        _require_empty(session, host)
+        host.enabled = False  # from here on nothing new is placed there
+        networks = session.scalars(select(Network).where(Network.host_id == host_id)).all()
+    if host.reachable:
+        _clean(host, networks)
+    with transaction() as session:
+        host = _found(session, host_id, lock=True)
+        _require_empty(session, host)
         events.record(
             session,
             "host.removed",
@@ -164,6 +167,31 @@ def remove(host_id: UUID, *, actor: str = "system") -> None:
         session.execute(delete(PortForward).where(PortForward.host_id == host_id))
         session.execute(delete(Network).where(Network.host_id == host_id))
         session.delete(host)
+
+
+def _clean(host: Host, networks: Sequence[Network]) -> None:
+    for net in networks:
+        substrate.remove(
+            NetworkSubstrate(host.id, net.project_id, host.uri, net.name, net.bridge, net.cidr)
+        )
+    substrate.remove(HostSubstrate(host.id, host.uri, host.pool_path))
+    edge.remove(open_channel(host.channel))
+
+
+def _require_empty(session: Session, host: Host) -> None:
+    living = session.scalar(
+        select(func.count(Server.id)).where(
+            Server.host_id == host.id, (Server.status != Status.DELETED) | Server.reserved
+        )
+    )
+    if living:
+        raise Conflict(f"{living} server(s) live on '{host.name}': delete them first.")
+    left = session.scalar(select(func.count(Artifact.id)).where(Artifact.host_id == host.id))
+    if left:
+        raise Conflict(
+            f"{left} thing(s) of deleted servers are left on '{host.name}': reconcile reaps "
+            "them, then try again."
+        )
 
 
 def _found(session: Session, host_id: UUID, *, lock: bool = False) -> Host:

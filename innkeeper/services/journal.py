@@ -4,6 +4,7 @@ Who is killed between two lines of a flow left here what was begun; the next att
 starts from that.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -218,6 +219,15 @@ def progress(held: Claim, step: str, fraction: float | None, detail: str | None 
         )
 
 
+def cancelled(held: Claim) -> bool:
+    """Tell whether somebody asked for a cancel: steps that wait for long look now and then."""
+    if held.verb is Verb.DELETE:
+        return False
+    with transaction() as session:
+        wish = select(Operation.cancel_requested).where(Operation.id == held.operation_id)
+        return bool(session.scalar(wish))
+
+
 def undoing(held: Claim, error: str) -> list[BegunStep]:
     """Commit that the operation will be undone and why; return its begun steps, last first.
 
@@ -270,8 +280,17 @@ def complete(held: Claim, reason: str = "") -> None:
             release(session, server)
             server.deleted_at = now()
         server.status, server.fault = after, None
+        if held.verb is Verb.CONFIGURE:
+            _keep_roles(server, operation)
         _end(session, operation, server, Phase.SUCCEEDED)
         _record(session, operation, server, f"server.{held.verb}.done", before, reason)
+
+
+def _keep_roles(server: Server, operation: Operation) -> None:
+    """Remember applied roles, so that a rebuild applies them again; a newer request replaces."""
+    known = {role["name"]: role for role in json.loads(server.role_requests or "[]")}
+    known |= {role["name"]: role for role in json.loads(operation.secret_request or "[]")}
+    server.role_requests = json.dumps(list(known.values()))
 
 
 def undone(held: Claim) -> None:

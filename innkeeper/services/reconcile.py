@@ -10,6 +10,7 @@ from innkeeper.db.models import Artifact, Host, Operation, Server, now
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.naming import POOL
+from innkeeper.domain.steps import ArtifactKind
 from innkeeper.host.channel import HostChannel, open_channel
 from innkeeper.hypervisor import guest, network, storage
 from innkeeper.hypervisor.connection import connect
@@ -194,9 +195,17 @@ def _remove(host: Host, channel: HostChannel, finding: Finding) -> None:
 
 def _forget(host: Host, finding: Finding) -> None:
     """Close the artifact's row and release its server when that was the last one."""
-    name = finding.name.split(" ", 1)[-1] if finding.kind == "row" else finding.name
+    kind, name = finding.kind, finding.name
+    if kind == "row":
+        kind, name = finding.name.split(" ", 1)
+    elif kind == "dhcp-entry":
+        kind = ArtifactKind.LEASE
     with transaction() as session:
-        session.execute(delete(Artifact).where(Artifact.host_id == host.id, Artifact.name == name))
+        session.execute(
+            delete(Artifact).where(
+                Artifact.host_id == host.id, Artifact.kind == kind, Artifact.name == name
+            )
+        )
         events.record(
             session,
             "artifact.reaped",

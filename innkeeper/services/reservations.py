@@ -56,7 +56,7 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
         Capacity(
             host.id,
             host.name,
-            host.enabled and host.reachable,
+            host.enabled,
             host.vcpus,
             host.memory_mib,
             host.disk_gib,
@@ -64,6 +64,7 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
             host.memory_overcommit,
             held.get(host.id, Demand(0, 0, 0)),
             last - first + 1 - ports.get(host.id, 0) if host.virt_type != "test" else 1,
+            host.reachable,
         )
         for host in hosts
     ]

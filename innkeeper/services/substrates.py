@@ -29,6 +29,16 @@ def want_image(host_id: UUID, volume: str) -> tuple[dict[str, Path], str | None]
         return wanted, host.substrate_fingerprint
 
 
+def forget_image(host_id: UUID, volume: str) -> None:
+    """Take back the wish for a base image that cannot be had: it must not spoil other creates.
+
+    One that the host has already stays there.
+    """
+    with transaction() as session:
+        host = session.get_one(Host, host_id, with_for_update=True)
+        host.images = [name for name in host.images if name != volume]
+
+
 def record_host(host_id: UUID, fingerprint: str) -> None:
     """Remember that a host's substrate was applied."""
     with transaction() as session:

@@ -18,11 +18,12 @@ from innkeeper.db.models import (
     Host,
     Network,
     Nic,
+    Operation,
     Project,
     Server,
 )
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Status
+from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.naming import POOL, seed_of, server_of
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import InnkeeperError
@@ -61,11 +62,13 @@ class _Known:
     busy: bool
     reserved: bool
     volumes: frozenset[str]
+    created: bool
 
     @property
     def gone(self) -> bool:
-        """Tell whether nothing of it should exist."""
-        return not self.busy and (self.status is Status.DELETED or not self.reserved)
+        """Tell whether nothing of it should exist: deleted, or created in vain."""
+        vain = self.status is Status.ERROR and not self.created
+        return not self.busy and (self.status is Status.DELETED or vain or not self.reserved)
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,18 @@ def _servers(session: Session, host_id: UUID) -> dict[UUID, _Known]:
         .where(Server.host_id == host_id)
     ):
         volumes.setdefault(server_id, set()).update({volume, seed_of(volume)})
+    created = set(
+        session.scalars(
+            select(Operation.server_id)
+            .join(Server, Server.id == Operation.server_id)
+            .where(
+                Server.host_id == host_id,
+                Server.status == Status.ERROR,
+                Operation.verb == Verb.CREATE,
+                Operation.phase == Phase.SUCCEEDED,
+            )
+        )
+    )
     return {
         row.id: _Known(
             row.name,
@@ -118,6 +133,7 @@ def _servers(session: Session, host_id: UUID) -> dict[UUID, _Known]:
             row.operation_id is not None,
             row.reserved,
             frozenset(volumes.get(row.id, ())),
+            row.id in created,
         )
         for row in session.scalars(select(Server).where(Server.host_id == host_id))
     }

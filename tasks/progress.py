@@ -1,0 +1,35 @@
+"""Progress of a long step: in the journal for API and command line, on the run's page."""
+
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+
+from innkeeper.contracts import Claim
+from innkeeper.services import journal
+
+
+class Progress:
+    """Tells how far a step is; the Prefect artifact is made when there is something to tell."""
+
+    def __init__(self, claim: Claim, step: str) -> None:
+        self.claim = claim
+        self.step = step
+        self.artifact: UUID | None = None
+
+    def tell(self, fraction: float | None, detail: str) -> None:
+        """Show a fraction (0 to 1, None when unknown) and what is going on.
+
+        Raises:
+            ClaimLost: the operation was taken over: the step ends here.
+        """
+        journal.progress(self.claim, self.step, fraction, detail)
+        if fraction is None or TaskRunContext.get() is None:
+            return
+        percent = fraction * 100
+        if self.artifact is None:
+            self.artifact = create_progress_artifact(  # type: ignore[call-arg,assignment]
+                percent, description=f"{self.step}: {detail}", _sync=True
+            )
+        else:
+            update_progress_artifact(self.artifact, percent, _sync=True)  # type: ignore[call-arg]
