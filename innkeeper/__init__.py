@@ -1,0 +1,1 @@
+"""Innkeeper: provisions and looks after virtual machines for people who own their hosts."""
