@@ -7,7 +7,9 @@ MAKEFLAGS += --no-print-directory
 VENV := $(CURDIR)/.venv
 PYTHON := $(VENV)/bin/python
 # The stack and the lab make namespaces, bridges and cgroups, so they run as root.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -H PYTHONPYCACHEPREFIX=/var/cache/innkeeper/pycache)
+KEPT := DATABASE_URL,PREFECT_API_URL,INNKEEPER_HOME,INNKEEPER_CACHE,INNKEEPER_ACCELERATOR
+KEPT := $(KEPT),INNKEEPER_POSTGRES_PORT,INNKEEPER_PREFECT_PORT,INNKEEPER_API_PORT
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo -H --preserve-env=$(KEPT) PYTHONPYCACHEPREFIX=/var/cache/innkeeper/pycache)
 INNKEEPER := $(AS_ROOT) $(PYTHON) -m innkeeper.cli
 PYTEST_ARGS ?=
 

@@ -1,5 +1,6 @@
 """A PostgreSQL cluster of our own: found binaries, initdb, roles and databases."""
 
+import hashlib
 import os
 import pwd
 import re
@@ -119,8 +120,6 @@ def _passwords_belong(config: StackConfig) -> bool:
 
 def _password_mark(config: StackConfig) -> str:
     """Return a digest that says which stack.json belongs to a cluster, and nothing else."""
-    import hashlib  # noqa: PLC0415 - needed once a cluster
-
     return hashlib.sha256(config.postgres_password.encode()).hexdigest()
 
 
