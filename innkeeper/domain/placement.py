@@ -35,6 +35,7 @@ class Capacity:
     memory_overcommit: float
     reserved: Demand = field(default=Demand(0, 0, 0))
     free_ports: int = 1
+    reachable: bool = True
 
     @property
     def free(self) -> Demand:
@@ -81,6 +82,10 @@ def _enabled(host: Capacity, _demand: Demand) -> str | None:
     return None if host.enabled else "the host is disabled"
 
 
+def _reachable(host: Capacity, _demand: Demand) -> str | None:
+    return None if host.reachable else "the host does not answer"
+
+
 def _cpu(host: Capacity, demand: Demand) -> str | None:
     if demand.vcpus > host.vcpus:
         return f"{demand.vcpus} vCPUs are more than the host's {host.vcpus}"
@@ -106,7 +111,7 @@ def _ports(host: Capacity, _demand: Demand) -> str | None:
     return None if host.free_ports > 0 else NO_PORT
 
 
-RULES: tuple[Rule, ...] = (_enabled, _cpu, _memory, _disk, _ports)
+RULES: tuple[Rule, ...] = (_enabled, _reachable, _cpu, _memory, _disk, _ports)
 
 
 def waste(host: Capacity, demand: Demand) -> float:
