@@ -1,6 +1,5 @@
 """`innkeeper lab …`: disposable libvirt hosts on this machine."""
 
-import os
 from typing import Annotated
 
 import typer
@@ -10,8 +9,8 @@ from rich.table import Table
 from innkeeper.cli.client import connect
 from innkeeper.cli.options import Output
 from innkeeper.cli.output import Format, emit_json, emit_table
+from innkeeper.cli.server import ssh
 from innkeeper.lab.fleet import Lab
-from innkeeper.settings import settings
 
 app = typer.Typer(no_args_is_help=True, help="Disposable libvirt hosts on this machine.")
 
@@ -64,20 +63,9 @@ def execute(
     raise typer.Exit(Lab().exec(host, program))
 
 
-@app.command()
-def ssh(
-    address: Annotated[str, typer.Argument(help="Edge address of the server's host.")],
-    port: Annotated[int, typer.Option(help="The server's forward.")],
-    user: Annotated[str, typer.Option(help="User in the guest.")] = "debian",
-    known_hosts: Annotated[
-        str, typer.Option(help="File with the guest's host key; checked strictly.")
-    ] = "",
-) -> None:
-    """Log in to a guest over its forward with Innkeeper's own key."""
-    argv = ["ssh", "-p", str(port), "-i", str(settings().identity_file), "-o", "IdentitiesOnly=yes"]
-    if known_hosts:
-        argv += ["-o", f"UserKnownHostsFile={known_hosts}", "-o", "StrictHostKeyChecking=yes"]
-    os.execvp("ssh", [*argv, f"{user}@{address}"])  # noqa: S606 - ssh takes this terminal over
+app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})(
+    ssh
+)
 
 
 @app.command()
