@@ -4,14 +4,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from threading import Lock
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Depends, Query, Request, Security
+from fastapi import Depends, Query, Request, Response, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from innkeeper.api.rates import Rates
+from innkeeper.api.strictness import BODY_LIMIT_BYTES, CheckedRoute
 from innkeeper.errors import Forbidden, NotFound, Unauthenticated
 from innkeeper.services import keys, projects
 from innkeeper.services.views import Principal
@@ -21,6 +22,7 @@ REMEMBERED_SECONDS = 3.0
 
 _REMEMBERED_KEYS = 10_000
 _LONGEST_KEY = 256
+_BYTES_A_REQUEST = 16384
 DEFAULT_PROJECT = "default"
 
 bearer = HTTPBearer(
@@ -57,11 +59,8 @@ class Gate:
             self._seen.clear()
 
 
-async def identify(
-    request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
-) -> Principal:
-    """Return who asks and count the request against the key's rate.
+async def authenticate(request: Request) -> Principal:
+    """Return who asks and count the request against the key's rate; large bodies count for more.
 
     Raises:
         Unauthenticated: no valid key.
@@ -69,22 +68,54 @@ async def identify(
     """
     gate: Gate = request.app.state.gate
     address = request.client.host if request.client else "unknown"
-    if credentials is None or len(credentials.credentials) > _LONGEST_KEY:
+    scheme, _, key = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not 0 < len(key) <= _LONGEST_KEY:
         gate.rates.require_trust(address)
         gate.rates.note_failure(address)
         raise Unauthenticated("Send your API key as 'Authorization: Bearer ik_…'.")
-    mark = keys.digest(credentials.credentials)
+    mark = keys.digest(key)
     principal = gate.recall(mark)
     if principal is None:
         gate.rates.require_trust(address)
         try:
-            principal = await run_in_threadpool(keys.authenticate, credentials.credentials)
+            principal = await run_in_threadpool(keys.authenticate, key)
         except Unauthenticated:
             gate.rates.note_failure(address)
             raise
         gate.remember(mark, principal)
-    gate.rates.spend(str(principal.key_id))
+    gate.rates.spend(str(principal.key_id), _cost(request))
     return principal
+
+
+def _cost(request: Request) -> int:
+    """Return for how many requests this one counts: checking a body takes time by its size."""
+    length = request.headers.get("content-length", "")
+    if "transfer-encoding" in request.headers or not (length.isdecimal() or length == ""):
+        length = str(BODY_LIMIT_BYTES)
+    return 1 + int(length or 0) // _BYTES_A_REQUEST
+
+
+async def identify(
+    request: Request,
+    _documented: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)],
+) -> Principal:
+    """Return who asks; most routes asked already, before they read the body."""
+    known: Principal | None = getattr(request.state, "principal", None)
+    return known or await authenticate(request)
+
+
+class GuardedRoute(CheckedRoute):
+    """A route that reads nothing of a body before it knows who sent it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Wrap the handler of checked requests."""
+        handle = super().get_route_handler()
+
+        async def guarded(request: Request) -> Response:
+            request.state.principal = await authenticate(request)
+            return await handle(request)
+
+        return guarded
 
 
 def _only(*roles: str) -> Callable[[Principal], Coroutine[None, None, Principal]]:

@@ -4,12 +4,11 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from innkeeper.api.access import Operator
-from innkeeper.api.strictness import CheckedRoute
+from innkeeper.api.access import GuardedRoute, Operator
 from innkeeper.services import survey
 from innkeeper.services.views import Page, View
 
-router = APIRouter(prefix="/audit", tags=["hosts"], route_class=CheckedRoute)
+router = APIRouter(prefix="/audit", tags=["hosts"], route_class=GuardedRoute)
 
 
 class FindingView(View):

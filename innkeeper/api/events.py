@@ -5,14 +5,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query
 
-from innkeeper.api.access import VisibleProject
+from innkeeper.api.access import GuardedRoute, VisibleProject
 from innkeeper.api.parameters import Cursor, Limit
 from innkeeper.api.problems import documented
-from innkeeper.api.strictness import CheckedRoute
 from innkeeper.services import events
 from innkeeper.services.views import EventView, Page
 
-router = APIRouter(prefix="/events", tags=["events"], route_class=CheckedRoute)
+router = APIRouter(prefix="/events", tags=["events"], route_class=GuardedRoute)
 
 
 @router.get("", responses=documented(404))

@@ -4,14 +4,13 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from innkeeper.api.access import Operator, actor
+from innkeeper.api.access import GuardedRoute, Operator, actor
 from innkeeper.api.bodies import HostChange, HostRequest
 from innkeeper.api.problems import documented
-from innkeeper.api.strictness import CheckedRoute
 from innkeeper.services import hosts
 from innkeeper.services.views import HostView, Page
 
-router = APIRouter(prefix="/hosts", tags=["hosts"], route_class=CheckedRoute)
+router = APIRouter(prefix="/hosts", tags=["hosts"], route_class=GuardedRoute)
 
 
 @router.post("", status_code=201, responses=documented(409, 413))

@@ -4,14 +4,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 
-from innkeeper.api.access import Anyone, Operator, actor
+from innkeeper.api.access import Anyone, GuardedRoute, Operator, actor
 from innkeeper.api.bodies import ImageRequest
 from innkeeper.api.problems import documented
-from innkeeper.api.strictness import CheckedRoute
 from innkeeper.services import images
 from innkeeper.services.views import ImageView, Page
 
-router = APIRouter(prefix="/images", tags=["images"], route_class=CheckedRoute)
+router = APIRouter(prefix="/images", tags=["images"], route_class=GuardedRoute)
 
 
 @router.post("", status_code=202, responses=documented(409, 413))

@@ -4,14 +4,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request
 
-from innkeeper.api.access import Admin, actor
+from innkeeper.api.access import Admin, GuardedRoute, actor
 from innkeeper.api.bodies import KeyRequest, NewKey
 from innkeeper.api.problems import documented
-from innkeeper.api.strictness import CheckedRoute
 from innkeeper.services import keys, projects
 from innkeeper.services.views import ApiKeyView, Page
 
-router = APIRouter(prefix="/keys", tags=["keys"], route_class=CheckedRoute)
+router = APIRouter(prefix="/keys", tags=["keys"], route_class=GuardedRoute)
 
 
 @router.post("", status_code=201, responses=documented(404, 413))

@@ -8,15 +8,14 @@ from sse_starlette import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 
 from innkeeper.api import progress
-from innkeeper.api.access import Anyone, VisibleProject, actor
+from innkeeper.api.access import Anyone, GuardedRoute, VisibleProject, actor
 from innkeeper.api.parameters import Cursor, Limit
 from innkeeper.api.problems import documented
-from innkeeper.api.strictness import CheckedRoute
 from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.services import operations
 from innkeeper.services.views import OperationView, Page
 
-router = APIRouter(prefix="/operations", tags=["operations"], route_class=CheckedRoute)
+router = APIRouter(prefix="/operations", tags=["operations"], route_class=GuardedRoute)
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {

@@ -4,14 +4,13 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from innkeeper.api.access import Anyone, Operator, actor
+from innkeeper.api.access import Anyone, GuardedRoute, Operator, actor
 from innkeeper.api.bodies import PlanRequest
 from innkeeper.api.problems import documented
-from innkeeper.api.strictness import CheckedRoute
 from innkeeper.services import plans
 from innkeeper.services.views import Page, PlanView
 
-router = APIRouter(prefix="/plans", tags=["plans"], route_class=CheckedRoute)
+router = APIRouter(prefix="/plans", tags=["plans"], route_class=GuardedRoute)
 
 
 @router.post("", status_code=201, responses=documented(409, 413))

@@ -4,14 +4,13 @@ from uuid import UUID
 
 from fastapi import APIRouter
 
-from innkeeper.api.access import Admin, Anyone, actor, require_own
+from innkeeper.api.access import Admin, Anyone, GuardedRoute, actor, require_own
 from innkeeper.api.bodies import ProjectRequest, QuotaChange
 from innkeeper.api.problems import documented
-from innkeeper.api.strictness import CheckedRoute
 from innkeeper.services import projects
 from innkeeper.services.views import Page, ProjectView, QuotaView
 
-router = APIRouter(prefix="/projects", tags=["projects"], route_class=CheckedRoute)
+router = APIRouter(prefix="/projects", tags=["projects"], route_class=GuardedRoute)
 
 
 @router.post("", status_code=201, responses=documented(409, 413))

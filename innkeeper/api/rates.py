@@ -24,13 +24,13 @@ class Rates:
         self._by_key = parse(by_key)
         self._failures = parse(failures)
 
-    def spend(self, key_id: str) -> None:
-        """Count a request of a key.
+    def spend(self, key_id: str, cost: int = 1) -> None:
+        """Count a request of a key, for as many as it costs.
 
         Raises:
             RateExceeded: it has none left for now.
         """
-        if not self._limiter.hit(self._by_key, "key", key_id):
+        if not self._limiter.hit(self._by_key, "key", key_id, cost=cost):
             self._refuse(self._by_key, "key", key_id, "This key has used up its rate")
 
     def require_trust(self, address: str) -> None:

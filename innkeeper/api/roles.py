@@ -5,12 +5,11 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
-from innkeeper.api.access import Anyone
-from innkeeper.api.strictness import CheckedRoute
+from innkeeper.api.access import Anyone, GuardedRoute
 from innkeeper.configuration import catalogue
 from innkeeper.services.views import Page
 
-router = APIRouter(prefix="/roles", tags=["roles"], route_class=CheckedRoute)
+router = APIRouter(prefix="/roles", tags=["roles"], route_class=GuardedRoute)
 
 
 class OptionView(BaseModel):

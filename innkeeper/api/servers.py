@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
-from innkeeper.api.access import Anyone, OwningProject, VisibleProject, actor
+from innkeeper.api.access import Anyone, GuardedRoute, OwningProject, VisibleProject, actor
 from innkeeper.api.bodies import RootPassword
 from innkeeper.api.parameters import (
     ACCEPTED_HEADERS,
@@ -17,7 +17,6 @@ from innkeeper.api.parameters import (
     point_to,
 )
 from innkeeper.api.problems import documented
-from innkeeper.api.strictness import CheckedRoute
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import (
     ConfigureRequest,
@@ -30,7 +29,7 @@ from innkeeper.domain.specs import (
 from innkeeper.services import accept, servers
 from innkeeper.services.views import OperationView, Page, Principal, ServerView
 
-router = APIRouter(prefix="/servers", tags=["servers"], route_class=CheckedRoute)
+router = APIRouter(prefix="/servers", tags=["servers"], route_class=GuardedRoute)
 
 ACCEPTED: dict[int | str, dict[str, Any]] = {
     202: {"headers": ACCEPTED_HEADERS, "description": "Accepted: follow the operation"}

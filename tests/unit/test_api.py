@@ -11,6 +11,7 @@ import pytest
 
 from innkeeper import dispatch
 from innkeeper.api.app import create_app
+from innkeeper.api.rates import Rates
 from innkeeper.db.session import DatabaseUnavailable
 from innkeeper.services import keys, projects
 
@@ -26,6 +27,7 @@ class Api:
 
     def __init__(self, client: TestClient, project_id: Any) -> None:
         self.client = client
+        self.app: Any = client.app
         self.project_id = project_id
         self.other_id = projects.create("other").id
         self.keys = {
@@ -82,7 +84,7 @@ def test_server_is_accepted_and_started(api: Api, started: list[Any]) -> None:
     assert server["project"] == "default"
     listed = api("GET", "/servers").json()
     assert [entry["id"] for entry in listed["items"]] == [server["id"]]
-    api.client.app.state.starter.close()  # type: ignore[attr-defined]
+    api.app.state.starter.close()
     assert [str(entry) for entry in started] == [operation["id"]]
 
 
@@ -312,7 +314,7 @@ def test_without_a_valid_key_nothing_is_told(api: Api) -> None:
         unknown = dict.fromkeys(("id", "server", "operation", "project"), str(uuid4()))
         where = V1 + path.format(**unknown)
         headers = [{}, {"Authorization": "Bearer ik_wrong"}, {"Authorization": "Basic eDp5"}]
-        api.client.app.state.gate.rates.__init__("600/minute")  # type: ignore[attr-defined]
+        api.app.state.gate.rates = Rates("600/minute")
         answer = api.client.request(
             method, where, headers=headers[number % 3], json=BODIES.get(path)
         )
@@ -450,7 +452,7 @@ def test_images_over_the_api(api: Api, started: list[Any]) -> None:
     assert made.status_code == 202, made.text
     image = made.json()
     assert (image["phase"], image["expected_sha256"]) == ("pending", "a" * 64)
-    api.client.app.state.starter.close()  # type: ignore[attr-defined]
+    api.app.state.starter.close()
     assert [str(entry[0]) for entry in started] == [image["id"]]
     problem(api("POST", "/images", "operator", json=body), 409, "conflict")
     for source in ("ftp://x/y", "relative", "https://", "file:///etc/shadow", "-x"):
@@ -510,7 +512,7 @@ def test_a_key_revoked_by_another_process_dies_soon(
 
 @sqlite
 def test_rates(api: Api) -> None:
-    api.client.app.state.gate.rates.__init__("5/minute")  # type: ignore[attr-defined]
+    api.app.state.gate.rates = Rates("5/minute")
     assert [api("GET", "/servers").status_code for _ in range(5)] == [200] * 5
     refused = api("GET", "/servers")
     problem(refused, 429, "too-many-requests")
@@ -630,6 +632,23 @@ def test_a_body_of_unknown_length_is_limited_too(api: Api) -> None:
 
     answer = api("POST", "/servers", content=chunks())
     problem(answer, 413, "content-too-large")
+
+
+@sqlite
+def test_nothing_is_read_of_a_stranger(api: Api) -> None:
+    json_type = {"Content-Type": "application/json"}
+    answer = api.client.post(f"{V1}/servers", content=b"{", headers=json_type)
+    problem(answer, 401, "unauthenticated")
+    problem(api("POST", "/servers", content=b"{", headers=json_type), 400, "malformed-request")
+
+
+@sqlite
+def test_large_bodies_cost_more_of_the_rate(api: Api) -> None:
+    api.app.state.gate.rates = Rates("40/minute")
+    body = {"name": "web", "user_data": "#!/bin/sh\n" + "x" * 200_000}
+    problem(api("POST", "/servers", json=body), 422, "validation-failed")
+    statuses = [api("POST", "/servers", json=body).status_code for _ in range(4)]
+    assert statuses == [422, 422, 429, 429]
 
 
 @sqlite
