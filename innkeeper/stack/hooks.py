@@ -14,14 +14,17 @@ import httpx
 from innkeeper.settings import Settings
 from innkeeper.stack.config import write_private
 from innkeeper.stack.errors import CommandFailed
-from innkeeper.stack.programs import CHECKOUT, OURS, prefect_client_environment
+from innkeeper.stack.programs import CHECKOUT, prefect_client_environment
 
 MIGRATE = [sys.executable, "-m", "innkeeper.services.bootstrap"]
 DEPLOY = [sys.executable, "-m", "deployments.deploy"]
-DEPLOYED_FROM = (
+DEPLOYED_FROM = (  # what a deployment is made of: its description, and the types of its form
     "deployments/*.yaml",
     "deployments/*.py",
-    *(f"{package}/**/*.py" for package in OURS),
+    "flows/*.py",
+    "innkeeper/contracts.py",
+    "innkeeper/domain/*.py",
+    "innkeeper/worker/*.py",
 )
 COMMAND_SECONDS = 180.0
 
