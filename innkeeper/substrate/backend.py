@@ -48,9 +48,13 @@ class Backend(ABC):
             StateUnreachable: the database does not answer.
         """
 
+    @abstractmethod
     def state(self, workspace: str) -> State | None:
-        """Return one state, or None when the workspace does not exist."""
-        return self.states().get(workspace)
+        """Return one state, or None when the workspace does not exist.
+
+        Raises:
+            StateUnreachable: the database does not answer.
+        """
 
     @abstractmethod
     def exclusive(self, name: str, seconds: float) -> AbstractContextManager[None]:
@@ -95,13 +99,17 @@ class LocalBackend(Backend):
 
     def states(self) -> dict[str, State]:
         """See `Backend.states`."""
-        found = {}
-        for file in self.states_folder.glob("*/terraform.tfstate"):
-            try:
-                found[file.parent.name] = json.loads(file.read_text() or "{}")
-            except FileNotFoundError:  # dropped while we looked
-                continue
-        return found
+        names = [folder.name for folder in self.states_folder.iterdir() if folder.is_dir()]
+        read = {name: self.state(name) for name in names}
+        return {name: state for name, state in read.items() if state is not None}
+
+    def state(self, workspace: str) -> State | None:
+        """See `Backend.state`."""
+        try:
+            text = (self.states_folder / workspace / "terraform.tfstate").read_text()
+        except FileNotFoundError:
+            return None
+        return _loaded(text)
 
     @contextmanager
     def exclusive(self, name: str, seconds: float) -> Iterator[None]:
@@ -133,13 +141,11 @@ class PostgresBackend(Backend):
 
     def states(self) -> dict[str, State]:
         """See `Backend.states`."""
-        query = sql.SQL("SELECT name, data FROM {}.states").format(sql.Identifier(SCHEMA))
-        try:
-            with self._connected() as connection:
-                rows = connection.execute(query).fetchall()
-        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
-            return {}
-        return {name: json.loads(data or "{}") for name, data in rows}
+        return dict(self._rows(sql.SQL("TRUE"), ()))
+
+    def state(self, workspace: str) -> State | None:
+        """See `Backend.state`."""
+        return dict(self._rows(sql.SQL("name = %s"), (workspace,))).get(workspace)
 
     @contextmanager
     def exclusive(self, name: str, seconds: float) -> Iterator[None]:
@@ -161,6 +167,16 @@ class PostgresBackend(Backend):
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
             return
 
+    def _rows(self, condition: sql.SQL, values: tuple[str, ...]) -> list[tuple[str, State]]:
+        select = sql.SQL("SELECT name, data FROM {}.states WHERE {}")
+        query = select.format(sql.Identifier(SCHEMA), condition)
+        try:
+            with self._connected() as connection:
+                rows = connection.execute(query, values).fetchall()
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            return []  # nothing was ever applied
+        return [(name, _loaded(data)) for name, data in rows]
+
     @contextmanager
     def _connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         try:
@@ -181,6 +197,11 @@ class PostgresBackend(Backend):
             "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", (f"innkeeper substrate {name}",)
         ).fetchone()
         return bool(row and row[0])
+
+
+def _loaded(text: str | None) -> State:
+    state: State = json.loads(text or "{}")
+    return state
 
 
 def connection_string(database_url: str) -> str:

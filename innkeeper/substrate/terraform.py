@@ -10,10 +10,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic, time
+from time import monotonic, sleep, time
 from typing import Any
 
 from python_terraform import IsFlagged
@@ -23,7 +23,7 @@ from innkeeper.settings import settings as current_settings
 from innkeeper.substrate import roots
 from innkeeper.substrate.backend import State, backend
 from innkeeper.substrate.command import Command, Result, child_environment
-from innkeeper.substrate.failure import DestructiveChange, TerraformFailed, failure
+from innkeeper.substrate.failure import DestructiveChange, SubstrateBusy, TerraformFailed, failure
 from innkeeper.substrate.spec import Root
 
 Variables = Mapping[str, Any]
@@ -32,6 +32,7 @@ Adopt = Callable[[], Mapping[str, str]]
 _FINGERPRINT = "fingerprint"
 _CREATION = "workspace-creation"
 _LOCK_TIMEOUT = "30s"
+_CREATION_RETRY_SECONDS = 0.2
 _REMAINS_SECONDS = 24 * 3600
 _CHANGES = 2  # exit code of a plan that has something to do
 _DESTROYS = re.compile(r"Plan: .* ([1-9]\d*) to destroy")
@@ -229,10 +230,22 @@ class Terraform:
         return Command(self.settings.terraform_binary, working, scratch, environment, deadline)
 
     def _planned(self, run: "_Run", *, known: bool) -> Plan:
-        """Plan; two new workspaces at once would fail on PostgreSQL, so those take turns."""
-        left = max(0.0, run.command.deadline - monotonic())
-        with nullcontext() if known else self.backend.exclusive(_CREATION, left):
+        """Plan; new workspaces take turns, because on PostgreSQL two at once fail.
+
+        Even so, Terraform's lock for their creation is also taken, for a moment, by everybody who
+        locks an existing workspace, and it does not wait for that one: so it is tried again.
+        """
+        if known:
             return run.plan()
+        left = run.command.deadline - monotonic()
+        with self.backend.exclusive(_CREATION, max(0.0, left)):
+            while True:
+                try:
+                    return run.plan()
+                except SubstrateBusy:
+                    if monotonic() > run.command.deadline:
+                        raise
+                    sleep(_CREATION_RETRY_SECONDS)
 
     def _adopt(self, run: "_Run", found: Mapping[str, str]) -> None:
         known = addresses(self.backend.state(run.workspace) or {})

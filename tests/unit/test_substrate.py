@@ -14,7 +14,7 @@ import pytest
 
 from innkeeper.errors import HostUnreachable, PermanentError, TransientError
 from innkeeper.hypervisor.connection import connect
-from innkeeper.settings import settings
+from innkeeper.settings import Settings, settings
 from innkeeper.substrate import (
     HostSubstrate,
     NetworkSubstrate,
@@ -345,3 +345,18 @@ def test_simulated_hosts_need_no_terraform(
     keep.storagePoolLookupByName(host.pool).undefine()
     keep.networkLookupByName(network.name).destroy()
     keep.networkLookupByName(network.name).undefine()
+
+
+def test_a_new_workspace_waits_for_those_that_only_pass(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        'case $1 in plan) echo x >>"$COUNT"; [ $(wc -l <"$COUNT") -gt 2 ] && exit 0; '
+        'echo "Error: Already locked for workspace creation: x" >&2; exit 1;; esac'
+    )
+    monkeypatch.setattr(Settings, "terraform_binary", fake(tmp_path / "tf", script))
+    counted = {"COUNT": str(tmp_path / "count")}
+    monkeypatch.setattr(LocalBackend, "environment", lambda _: counted)
+    plan = Terraform().plan("network", NETWORK.workspace, NETWORK.variables, deadline_seconds=20)
+    assert not plan.changed
+    assert (tmp_path / "count").read_text().count("x") == 3
