@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import gc
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -105,17 +106,18 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
         task.add_done_callback(self._errands.discard)
 
     async def _begin(self) -> None:
-        """Warm up, bury what dead processes of this host left, then listen for ever."""
+        """Bury what dead processes of this host left, have it resumed, then warm up."""
         await self._online.wait()
-        await self._until_answered(lambda: self._flows.load_all(self.client))
+        self._errand(waker.listen(self.work_pool.id, self._heard))
         buried = await self._until_answered(
             lambda: carrying.bury(self.client, self._work_pool_name)
         )
         if buried:
             self._logger.warning("Reported %s flow runs of dead workers as crashed", buried)
         await asyncio.to_thread(dispatch_reconcile)
+        await self._until_answered(lambda: self._flows.load_all(self.client))
+        gc.freeze()  # what is imported now stays: the collector need not look at it again
         self._logger.info("Worker %r is warm, with %s places", self.name, self.slots)
-        await waker.listen(self.work_pool.id, self._heard)
 
     async def _sync(self) -> None:
         """Keep the worker and its pool shown as online."""
