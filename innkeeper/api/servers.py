@@ -3,7 +3,8 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi.openapi.models import Example
 from pydantic import BaseModel
 
 from innkeeper.api.access import Anyone, GuardedRoute, OwningProject, VisibleProject, actor
@@ -36,10 +37,29 @@ ACCEPTED: dict[int | str, dict[str, Any]] = {
 }
 
 
+EXAMPLE_KEY = (
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBGyoPZtVgB1SpLRnmCJp0v6RTwTq0SH6lvYfyK0dcyX alice@desk"
+)
+EXAMPLES: dict[str, Example] = {
+    "smallest": {"summary": "All defaults", "value": {"name": "web"}},
+    "typical": {
+        "summary": "A plan, a key to log in with, a package and a role",
+        "value": {
+            "name": "web-1",
+            "image": "debian",
+            "plan": "small",
+            "ssh_keys": [EXAMPLE_KEY],
+            "packages": ["htop"],
+            "roles": [{"name": "nginx", "variables": {}}],
+        },
+    },
+}
+
+
 @router.post("", status_code=202, responses={**ACCEPTED, **documented(404, 409, 413)})
 def create_server(
     *,
-    body: ServerRequest,
+    body: Annotated[ServerRequest, Body(openapi_examples=EXAMPLES)],
     principal: Anyone,
     project_id: OwningProject,
     request: Request,

@@ -23,6 +23,7 @@ from innkeeper.settings import settings
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate
 
 DEFAULT_POOL_PATH = "/var/lib/innkeeper/pool"
+_TOLD = {"name", "uri", "channel", "virt_type", "vcpus", "memory_mib", "disk_gib"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ def add(
             session.add(host)
             session.flush()
             seen = _view(host, _Use())
-            events.record(session, "host.added", actor=actor, after=seen.model_dump(mode="json"))
+            after = seen.model_dump(mode="json", include=_TOLD)
+            events.record(session, "host.added", actor=actor, after=after)
             return seen
     except IntegrityError as error:
         raise Conflict(f"Host '{name}' exists already: choose another name.") from error
@@ -161,7 +163,7 @@ def remove(host_id: UUID, *, actor: str = "system") -> None:
             session,
             "host.removed",
             actor=actor,
-            before=_view(host, _Use()).model_dump(mode="json"),
+            before=_view(host, _Use()).model_dump(mode="json", include=_TOLD),
         )
         session.execute(sql_update(Server).where(Server.host_id == host_id).values(host_id=None))
         session.execute(delete(PortForward).where(PortForward.host_id == host_id))
