@@ -142,13 +142,9 @@ def socket_path(home: Path) -> Path:
     path = home / "run" / "supervisor.sock"
     if len(str(path)) <= LONGEST_SOCKET:
         return path
-    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or "/tmp")  # noqa: S108 - folder below is ours
-    short = runtime / f"innkeeper-{os.geteuid()}-{mark(home)}"
-    short.mkdir(mode=0o700, exist_ok=True)
-    owner = short.lstat()
-    if owner.st_uid != os.geteuid() or not stat.S_ISDIR(owner.st_mode):
-        raise PermissionError(f"{short} belongs to somebody else; remove it")
-    return short / "supervisor.sock"
+    shared = "/run" if os.geteuid() == 0 else "/tmp"  # noqa: S108 - the folder below is ours
+    runtime = Path(os.environ.get("XDG_RUNTIME_DIR") or shared)
+    return runtime / f"innkeeper-{os.geteuid()}-{mark(home)}" / "supervisor.sock"
 
 
 def write_private(path: Path, text: str) -> None:

@@ -255,7 +255,8 @@ def destroy(chosen: Settings | None = None) -> list[Path]:
     chosen = chosen or settings()
     down(chosen)
     config = read_stack(chosen.home)
-    doomed = [chosen.home / "prefect", chosen.home / "logs"]
+    # The key and the note are about rows of the databases, so they go with them.
+    doomed = [chosen.home / name for name in ("prefect", "logs", "admin.key", "deployed.json")]
     if config:
         doomed += [Path(config.postgres_data), chosen.home / "stack.json"]
     gone = [path for path in doomed if path.exists()]

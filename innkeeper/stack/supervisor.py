@@ -33,6 +33,8 @@ class _UnixConnection(HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
+        if os.geteuid() not in {0, self._path.stat().st_uid}:
+            raise PermissionError(f"{self._path} belongs to somebody else")
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
@@ -160,6 +162,9 @@ class Supervisor:
 
     def _launch(self) -> None:
         self.sweep()
+        self.socket.parent.mkdir(mode=0o700, exist_ok=True)
+        if self.socket.parent.stat().st_uid != os.geteuid():
+            raise CommandFailed(f"{self.socket.parent} belongs to somebody else; remove it.")
         # No secret of the caller goes further than what the programs' own entries say.
         keep = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "XDG_STATE_HOME")
         environment = {k: v for k, v in os.environ.items() if k in keep} | {MARK: mark(self.home)}

@@ -97,7 +97,7 @@ def test_a_deep_home_gets_a_short_socket(tmp_path: Path, monkeypatch: pytest.Mon
     deep = tmp_path / ("d" * 90)
     path = config.socket_path(deep)
     assert len(str(path)) < len(str(deep))
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert not path.parent.exists(), "looking leaves nothing behind"
     assert config.socket_path(Path("/srv/home")) == Path("/srv/home/run/supervisor.sock")
 
 
