@@ -1,0 +1,381 @@
+"""Faults on real hosts: a create goes on by itself, or is undone with a reason for people.
+
+What can wait for nothing but time is begun first and looked at last.
+"""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+import pytest
+
+from e2e.estate import Estate, eventually, unique
+from innkeeper.cli.client import Json
+from innkeeper.cli.failures import CliFailure
+from innkeeper.domain.naming import bridge_name
+from innkeeper.lab import daemons
+from innkeeper.lab.layout import HostLayout
+from innkeeper.settings import settings
+from innkeeper.stack import lifecycle
+from innkeeper.stack.programs import POSTGRES, PREFECT
+
+REACHABLE_SECONDS = 120
+STEP_SECONDS = 120.0
+QUIET_SECONDS = 90.0
+FULL = "lab3"
+"""The host with a pool of the size that a test wants."""
+
+
+def register(estate: Estate, name: str) -> Json:
+    """Tell the API of a lab host."""
+    host = estate.host(name)
+    body = {
+        "name": name,
+        "uri": host.uri,
+        "channel": host.channel_address,
+        "edge_address": host.edge_address,
+        "pool_path": host.pool_path,
+        "memory_mib": 4096,
+        "vcpus": 16,
+        "disk_gib": 100,
+    }
+    answer: Json = estate.client.post("/hosts", body)
+    return answer
+
+
+def hosts(estate: Estate) -> dict[str, Json]:
+    """Return the hosts as the API shows them, by name."""
+    return {host["name"]: host for host in estate.client.items("/hosts")}
+
+
+@contextmanager
+def only(estate: Estate, *names: str) -> Iterator[None]:
+    """Let new servers land on these hosts alone."""
+    known = hosts(estate)
+    others = [host for name, host in known.items() if name not in names]
+    for host in others:
+        estate.client.patch(f"/hosts/{host['id']}", {"enabled": False})
+    try:
+        yield
+    finally:
+        for host in others:
+            estate.client.patch(f"/hosts/{host['id']}", {"enabled": True})
+
+
+def create_on(estate: Estate, host: str, name: str, **fields: object) -> Json:
+    """Ask for a server on a certain host; return the operation."""
+    with only(estate, host):
+        return estate.create(unique(name), **fields)
+
+
+def step_of(operation: Json, name: str) -> Json | None:
+    """Return a step that has begun, or nothing."""
+    return next((step for step in operation["steps"] if step["name"] == name), None)
+
+
+def reached(estate: Estate, operation: Json, step: str) -> Json:
+    """Return the operation as soon as it is in, or past, a step."""
+
+    def begun() -> Json | None:
+        current = estate.operation(operation)
+        assert step_of(current, step) or current["phase"] in {"queued", "running"}, current["error"]
+        return current if step_of(current, step) else None
+
+    current: Json = eventually(begun, seconds=STEP_SECONDS, pause=0.05, what=f"step {step}")
+    return current
+
+
+def refused(estate: Estate, operation: Json, *words: str, phase: str = "failed") -> Json:
+    """Wait for an operation that has to be undone; its reason, and its server's, has the words."""
+    ended = estate.wait(operation)
+    assert ended["phase"] == phase, ended
+    server = estate.server(ended)
+    assert (server["status"], server["operation_id"]) == ("error", None)
+    assert server["fault"] == ended["error"]
+    for word in words:
+        assert word.lower() in ended["error"].lower(), ended["error"]
+    print(f"{ended['server']} ended as {phase}: {ended['error']}")  # noqa: T201 - for the report
+    return ended
+
+
+def working(estate: Estate, operation: Json) -> Json:
+    """Wait for a create that has to succeed; log in to its server and return that."""
+    server = estate.done(operation)
+    assert estate.login(server, ["cat", "/proc/sys/kernel/hostname"]).strip() == server["name"]
+    return server
+
+
+def quiet(estate: Estate) -> None:
+    """Insist that soon nothing is left, but a host that is away; reconcile may have to reap."""
+
+    def findings() -> list[Json]:
+        away = {name for name, host in hosts(estate).items() if not host["reachable"]}
+        return [f for f in estate.audit() if f["kind"] != "host" or f["host"] not in away]
+
+    eventually(
+        lambda: not findings(), seconds=QUIET_SECONDS, pause=1.0, what=f"{findings()} is gone"
+    )
+
+
+def disk(name: str, *size: str) -> Path:
+    """Return an empty qcow2 disk where images may be imported from: nothing boots from it."""
+    folder = settings().home / "imports"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", str(folder / name), *size]
+    subprocess.run(argv, check=True)
+    return folder / name
+
+
+def imported(estate: Estate, name: str, source: Path) -> Json:
+    """Import an image and return it once it is ready or failed."""
+    image = estate.client.post("/images", {"name": name, "source": str(source)})
+
+    def settled() -> Json | None:
+        current: Json = estate.client.get(f"/images/{image['id']}")
+        return current if current["phase"] in {"ready", "failed"} else None
+
+    current: Json = eventually(settled, seconds=120, what=f"image {name}")
+    return current
+
+
+def resize(layout: HostLayout, size: str) -> None:
+    """Give the small pool another size."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(layout.pool)], check=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _impatient(estate: Estate) -> Iterator[None]:
+    """Wait for guests no longer than these tests can; leave an empty estate."""
+    estate.clear()
+    name = "INNKEEPER_REACHABLE_SECONDS"
+    os.environ[name] = str(REACHABLE_SECONDS)
+    lifecycle.up()
+    yield
+    del os.environ[name]
+    lifecycle.up()
+    estate.clear()
+
+
+@pytest.fixture(scope="module")
+def void(estate: Estate, _impatient: None) -> str:
+    """Import an image from which no guest ever boots; return its name."""
+    name = unique("void")
+    image = imported(estate, name, disk(f"{name}.qcow2", "64M"))
+    assert image["phase"] == "ready", image["error"]
+    return name
+
+
+@pytest.fixture(scope="module", autouse=True)
+def silent(estate: Estate, void: str) -> Json:
+    """Begin the create of a guest that never answers."""
+    return create_on(estate, "lab1", "silent", image=void)
+
+
+@pytest.fixture(scope="module")
+def lost(estate: Estate, void: str) -> Iterator[Json]:
+    """Take a host's libvirtd away while a create there waits for its guest; return the create."""
+    operation = reached(estate, create_on(estate, "lab2", "lost", image=void), "reachable")
+    daemons.stop(estate.layout("lab2"))
+    yield operation
+    estate.lab.restart("lab2")
+
+
+@pytest.fixture(scope="module")
+def small_pool(estate: Estate) -> Iterator[HostLayout]:
+    """Run a third host, whose pool has no room for even one image yet."""
+    layout = estate.layout(FULL)
+    layout.pool.mkdir(parents=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m,mode=755", "innkeeper-pool", str(layout.pool)],
+        check=True,
+    )
+    try:
+        estate.lab.up(3)
+        register(estate, FULL)
+        yield layout
+        for server in list(estate.client.items("/servers")):
+            if server["host"] == FULL:
+                estate.done(estate.act(server["id"], "delete"))
+        estate.client.delete(f"/hosts/{hosts(estate)[FULL]['id']}")
+    finally:
+        daemons.end_all(layout)
+        subprocess.run(["umount", "--lazy", str(layout.pool)], check=True)
+
+
+def test_host_without_answer_gets_no_new_server(estate: Estate, lost: Json) -> None:
+    eventually(lambda: not hosts(estate)["lab2"]["reachable"], seconds=30, what="lab2 noticed")
+    with only(estate, "lab2"), pytest.raises(CliFailure, match=r"lab2.*the host does not answer"):
+        estate.create(unique("nowhere"))
+    assert estate.operation(lost)["phase"] == "running"
+
+
+def test_corrupt_image_never_becomes_usable(estate: Estate, void: str) -> None:
+    del void
+    whole = max(settings().image_store.glob("*.qcow2"), key=lambda f: f.stat().st_size)
+    broken = settings().home / "imports" / "broken.qcow2"
+    broken.write_bytes(whole.read_bytes()[: 30 << 20])
+    name = unique("broken")
+    image = imported(estate, name, broken)
+    assert image["phase"] == "failed"
+    assert "damaged" in image["error"] or "corrupt" in image["error"], image["error"]
+    with pytest.raises(CliFailure, match="is failed, not ready"):
+        estate.create(unique("never"), image=name)
+    estate.client.delete(f"/images/{image['id']}")
+
+
+def test_image_whose_file_is_gone(estate: Estate, void: str) -> None:
+    del void
+    name = unique("gone")
+    image = imported(estate, name, disk(f"{name}.qcow2", "65M"))
+    (settings().image_store / f"{image['sha256']}.qcow2").unlink()
+    refused(estate, create_on(estate, "lab1", "gone", image=name), "missing", "import the image")
+    quiet(estate)
+
+
+def test_full_pool(estate: Estate, small_pool: HostLayout) -> None:
+    """First without room for the image, then it fills up under a guest, then under a create."""
+    refused(estate, create_on(estate, FULL, "full"), "no space left")
+    resize(small_pool, "400m")
+    booting = reached(estate, create_on(estate, FULL, "paused"), "reachable")
+    eventually(lambda: estate.qemu(estate.server(booting)), what="QEMU")
+    filler = small_pool.pool / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
+    refused(estate, create_on(estate, FULL, "refused"), "no space left", "free space in the pool")
+    refused(estate, booting, "no space left", "free space")
+    filler.unlink()
+    quiet(estate)
+
+
+def test_terraform_fails(estate: Estate, void: str) -> None:
+    """A bridge of somebody else has the name that the project's network needs."""
+    project = estate.client.post("/projects", {"name": unique("taken")})
+    host = hosts(estate)["lab1"]
+    bridge = bridge_name(UUID(project["id"]), UUID(host["id"]))
+    enter = estate.layout("lab1").enter
+    subprocess.run(enter(["ip", "link", "add", bridge, "type", "bridge"]), check=True)
+
+    def create() -> Json:
+        body = {"name": unique("bridge"), "image": void, "plan": "tiny"}
+        with only(estate, "lab1"):
+            answer: Json = estate.client.post("/servers", body, project=project["name"])
+        return answer
+
+    refused(estate, create(), "Terraform could not apply", bridge)
+    quiet(estate)
+    subprocess.run(enter(["ip", "link", "delete", bridge]), check=True)
+    operation = reached(estate, create(), "reachable")  # what was in the way is gone
+    estate.client.post(f"/operations/{operation['id']}/cancel")
+    refused(estate, operation, "cancelled", phase="cancelled")
+
+
+def test_cancelled_in_api_and_in_prefect(estate: Estate, void: str) -> None:
+    by_api = create_on(estate, "lab1", "cancel-api", image=void)
+    by_prefect = create_on(estate, "lab1", "cancel-prefect", image=void)
+    begun = time.monotonic()
+    reached(estate, by_api, "reachable")
+    flow_run = reached(estate, by_prefect, "reachable")["flow_run_id"]
+    estate.client.post(f"/operations/{by_api['id']}/cancel")
+    wish = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    estate.prefect("POST", f"/flow_runs/{flow_run}/set_state", wish)
+    refused(estate, by_api, "cancelled", phase="cancelled")
+    refused(estate, by_prefect, "cancelled", phase="cancelled")
+    assert time.monotonic() - begun < REACHABLE_SECONDS, "it did not wait for the guest's deadline"
+    eventually(
+        lambda: estate.prefect("GET", f"/flow_runs/{flow_run}")["state_type"] == "CANCELLED",
+        what="the run in Prefect",
+    )
+    assert [estate.qemu(estate.server(op)) for op in (by_api, by_prefect)] == [[], []]
+    quiet(estate)
+
+
+def test_libvirtd_restarts_and_qemu_dies(estate: Estate) -> None:
+    through = create_on(estate, "lab1", "restarted")
+    for _ in range(2):  # wherever the create is by now
+        estate.lab.restart("lab1")
+        time.sleep(1)
+    killed = create_on(estate, "lab1", "killed")
+    reached(estate, killed, "reachable")
+    (qemu,) = eventually(lambda: estate.qemu(estate.server(killed)), what="QEMU")
+    qemu.kill()
+    estate.lab.restart("lab1")
+    servers = [working(estate, through), working(estate, killed)]
+    assert (step_of(estate.operation(killed), "reachable") or {})["tries"] > 1
+    (again,) = estate.qemu(servers[1])
+    assert again.create_time() > qemu.create_time()
+    quiet(estate)
+
+
+def test_ansible_fails(estate: Estate) -> None:
+    role = {"name": "static-site", "variables": {"page": "hello", "listen_port": 70000}}
+    operation = create_on(estate, "lab1", "role", roles=[role])
+    refused(estate, operation, "static-site", "a TCP port is between 1 and 65535")
+    quiet(estate)
+
+
+def test_prefect_server_restarts(estate: Estate) -> None:
+    """What runs goes on, what is asked for meanwhile is accepted and begun afterwards."""
+    before = create_on(estate, "lab1", "prefect-before")
+    reached(estate, before, "reachable")
+    estate.supervisor.stop(PREFECT)
+    try:
+        meanwhile = create_on(estate, "lab1", "prefect-meanwhile")
+        time.sleep(5)
+        assert estate.operation(meanwhile)["phase"] == "queued"
+    finally:
+        estate.supervisor.start(PREFECT)
+    working(estate, before)
+    working(estate, meanwhile)
+    quiet(estate)
+
+
+def test_postgresql_restarts(estate: Estate) -> None:
+    operation = create_on(estate, "lab1", "postgres")
+    reached(estate, operation, "reachable")
+    estate.supervisor.stop(POSTGRES)
+    time.sleep(3)
+    estate.supervisor.start(POSTGRES)
+
+    def answers() -> bool:
+        try:
+            return bool(estate.operation(operation))
+        except CliFailure:
+            return False
+
+    eventually(answers, seconds=60, what="the API")
+    working(estate, operation)
+    quiet(estate)
+
+
+def test_host_comes_back(estate: Estate, lost: Json) -> None:
+    """The create was undone as far as that went; what it left is reaped once the host is back."""
+    refused(estate, lost, "libvirt", "lab2", "check that libvirtd runs there")
+    orphans = estate.qemu(estate.server(lost))
+    assert [process.status() for process in orphans] != [], "the guest ran on without libvirtd"
+    estate.lab.restart("lab2")
+    eventually(lambda: hosts(estate)["lab2"]["reachable"], seconds=60, what="lab2 noticed")
+    estate.reconcile()
+    quiet(estate)
+    psutil.wait_procs(orphans, timeout=10)
+    assert estate.qemu(estate.server(lost)) == []
+    assert hosts(estate)["lab2"]["servers"] == 0
+
+
+def test_guest_that_never_answers(estate: Estate, silent: Json) -> None:
+    refused(estate, silent, "nobody could log in", f"within {REACHABLE_SECONDS} s", "console")
+    assert estate.qemu(estate.server(silent)) == []
+    quiet(estate)
+
+
+def test_nothing_is_stuck(estate: Estate) -> None:
+    estate.clear()
+    assert estate.audit() == []
+    operations = list(estate.client.items("/operations"))
+    assert [o for o in operations if o["phase"] in {"queued", "running"}] == []
+    assert {host["servers"] for host in hosts(estate).values()} == {0}
