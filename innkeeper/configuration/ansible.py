@@ -148,7 +148,7 @@ def _write_files(folder: Path, target: Target, roles: Sequence[tuple[str, dict[s
     place = target.host if target.port == 22 else f"[{target.host}]:{target.port}"  # noqa: PLR2004
     key = " ".join(target.host_key.split()[:2])
     _private(folder / "known_hosts", f"{place} {key}\n")
-    for name in ("cp", "env", "project"):
+    for name in ("env", "project"):
         (folder / name).mkdir(mode=0o700)
     # The runner drops settings that it is given as arguments when this file is missing.
     _private(folder / "env" / "settings", _yaml(_RUNNER_SETTINGS))
@@ -187,7 +187,7 @@ def _ssh_options(folder: Path) -> str:
         "PreferredAuthentications": "publickey",
         "ControlMaster": "auto",
         "ControlPersist": "60s",  # ended with the run's folder
-        "ControlPath": folder / "cp" / "%C",
+        "ControlPath": folder / "ssh",  # one guest, one socket, and sockets need short paths
         "ServerAliveInterval": "10",
         "ServerAliveCountMax": "3",
     }
@@ -212,7 +212,7 @@ def _environment(folder: Path, prepared: Mapping[str, str]) -> dict[str, str]:
         "ANSIBLE_CONFIG": str(catalogue.ANSIBLE / "ansible.cfg"),
         "ANSIBLE_HOME": str(folder / "home"),
         "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
-        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "cp"),
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder),
         "ANSIBLE_HOST_KEY_CHECKING": "True",
         "ANSIBLE_RETRY_FILES_ENABLED": "False",
         "ANSIBLE_NOCOLOR": "1",
