@@ -113,6 +113,8 @@ def _config(subject: Subject) -> SchemathesisConfig:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_nothing_invented_breaks_the_api(subject: Subject) -> None:
     schema = schemathesis.openapi.from_url(f"{subject.url}/openapi.json", config=_config(subject))
     failures: dict[str, str] = {}
