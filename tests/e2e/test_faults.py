@@ -148,17 +148,26 @@ def resize(layout: HostLayout, size: str) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size}", str(layout.pool)], check=True)
 
 
+def empty(estate: Estate) -> None:
+    """Cancel what a failed test left under way, then delete every server."""
+    for server in list(estate.client.items("/servers")):
+        if server["operation_id"]:
+            with suppress(CliFailure):
+                estate.client.post(f"/operations/{server['operation_id']}/cancel")
+    estate.clear()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _impatient(estate: Estate) -> Iterator[None]:
     """Wait for guests no longer than these tests can; leave an empty estate."""
-    estate.clear()
+    empty(estate)
     name = "INNKEEPER_REACHABLE_SECONDS"
     os.environ[name] = str(REACHABLE_SECONDS)
     lifecycle.up()
     yield
     del os.environ[name]
     lifecycle.up()
-    estate.clear()
+    empty(estate)
 
 
 @pytest.fixture(scope="module")
