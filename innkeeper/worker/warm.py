@@ -6,7 +6,7 @@ import gc
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -21,12 +21,12 @@ from innkeeper.dispatch import dispatch_reconcile
 from innkeeper.worker import cancellation, carrying, identity, waker
 from innkeeper.worker.environment import WORKER_TYPE
 
-POLL_SECONDS = 5.0
-"""How often the pool is asked although nothing was heard: for what is scheduled by the clock."""
+POLL_SECONDS = 15.0
+"""How often the pool is asked although nothing was heard; also how far ahead it is asked."""
 
 SYNC_SECONDS = 30.0
 GRACE_SECONDS = 8.0
-_SETTLING = (0.02, 0.04, 0.08, 0.16, 0.3, 0.5, 0.5, 0.5)
+_SETTLING = (0.02, 0.04, 0.08, 0.16, 0.3, 0.3, 0.3, 0.3, 0.3)
 """Seconds between looks for an announced run: an event is faster than the commit it tells of."""
 
 _BACKLOG = 20  # runs fetched beyond the free places, so that not every end of a run asks again
@@ -56,6 +56,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
         self._errands: set[asyncio.Task[Any]] = set()
         self._backlog: deque[FlowRun] = deque()
         self._backlog_until = 0.0
+        self._next_due = float("inf")
         self._seen: dict[tuple[UUID, UUID | None], float] = {}
         self._announced: set[UUID] = set()
         self._wake = asyncio.Event()
@@ -78,7 +79,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
             try:
                 while not self._stopping.is_set():
                     await self._take_what_is_due()
-                    await self._pause(POLL_SECONDS)
+                    await self._pause()
                 return await self._finish()
             finally:
                 for errand in self._errands:
@@ -144,7 +145,11 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
             self._announced.add(flow_run_id)
             self._wake.set()
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self) -> None:
+        """Wait until something is heard or a run is due by the clock."""
+        seconds = POLL_SECONDS
+        if not self._full:  # else the end of a run wakes us
+            seconds = min(seconds, max(0.0, self._next_due - time.time()))
         try:
             await asyncio.wait_for(self._wake.wait(), seconds)
         except TimeoutError:
@@ -166,6 +171,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
                 await self._take()
             except Exception as error:  # noqa: BLE001 - the next poll tries again
                 self._logger.warning("The Prefect API does not answer: %r", error)
+                self._next_due = time.time() + _OUTAGE_SECONDS
                 break
             if self._stopping.is_set() or self._full or not self._announced:
                 break
@@ -173,9 +179,13 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
         self._announced -= awaited  # another worker has them, or the next poll will find them
 
     async def _take(self) -> None:
-        if self._full or not self._has_successfully_synced:
+        if not self._has_successfully_synced:
+            self._next_due = float("inf")  # the end of the first sync wakes us
             return
-        if not self._backlog or self._announced or time.monotonic() > self._backlog_until:
+        if self._full:
+            return
+        stale = time.monotonic() > self._backlog_until or time.time() >= self._next_due
+        if not self._backlog or self._announced or stale:
             self._backlog = deque(await self._due())
             self._backlog_until = time.monotonic() + _BACKLOG_SECONDS
         now = time.monotonic()
@@ -192,18 +202,28 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
                 self._carried[flow_run.id] = carried
 
     async def _due(self) -> list[FlowRun]:
-        """Ask for the runs that are due; those just being taken are still among them."""
+        """Ask for the runs that are due, and note when the next one will be.
+
+        Those just being taken are still among them.
+        """
+        ahead = datetime.now(UTC) + timedelta(seconds=POLL_SECONDS)
         response = await self.client.request(
             "POST",
             "/work_pools/{name}/get_scheduled_flow_runs",
             path_params={"name": self._work_pool_name},
-            json={
-                "scheduled_before": datetime.now(UTC).isoformat(),
-                "limit": self.slots + _BACKLOG,
-            },
+            json={"scheduled_before": ahead.isoformat(), "limit": self.slots + _BACKLOG},
         )
         entries = WorkerFlowRunResponse.model_validate_list(response.json())
-        return [entry.flow_run for entry in entries]
+        due, later = [], [float("inf")]
+        now = time.time()
+        for flow_run in (entry.flow_run for entry in entries):
+            at = flow_run.next_scheduled_start_time
+            if at is None or at.timestamp() <= now:
+                due.append(flow_run)
+            else:
+                later.append(at.timestamp())
+        self._next_due = min(later)
+        return due
 
     # Carrying
 

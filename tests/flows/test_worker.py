@@ -6,7 +6,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -188,6 +188,15 @@ class TestCarrying:
                 line for line in server.logs(run, "Finished") if line.startswith("from a thread")
             ]
             assert spoken == [f"from a thread: {word}"]
+
+    def test_a_run_by_the_clock_begins_when_it_is_due(self, server: Server) -> None:
+        due = datetime.now(UTC) + timedelta(seconds=6)
+        details = {"scheduled_time": due.isoformat()}
+        talk = server.ask("GET", "/deployments/name/talk/talk").json()["id"]
+        state = {"state": {"type": "SCHEDULED", "state_details": details}}
+        run = server.ask("POST", f"/deployments/{talk}/create_flow_run", state).json()["id"]
+        server.wait(run)
+        assert timedelta() <= server.when(run, "Running") - due < timedelta(seconds=5)
 
     def test_a_plain_function_runs_too(self, server: Server) -> None:
         assert server.wait(server.start("plain"))["state_name"] == "Completed"
