@@ -40,7 +40,8 @@ HOST_MEMORY_MIB = 4096
 HOST_VCPUS = 16
 FIRST_INDEX = 100
 STALE_SECONDS = 5.0
-OPERATION_SECONDS = 240.0
+REACHABLE_SECONDS = 480.0  # many guests at once, emulated, on a machine that has other work
+OPERATION_SECONDS = 540.0
 FOREIGN = ("DATABASE_URL", "PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILES_PATH")
 FAILED = {"failed", "cancelled"}
 
@@ -318,6 +319,7 @@ def _environment(home: Path) -> Iterator[None]:
         "INNKEEPER_API_PORT": str(api),
         "INNKEEPER_ACCELERATOR": "qemu",  # proving KVM has a test of its own
         "INNKEEPER_STALE_AFTER_SECONDS": str(STALE_SECONDS),
+        "INNKEEPER_REACHABLE_SECONDS": str(REACHABLE_SECONDS),
         "INNKEEPER_RATE_LIMIT": "100000/minute",
     }
     before = dict(os.environ)
@@ -357,11 +359,21 @@ def traces(home: Path) -> dict[str, list[str]]:
 
 
 @contextmanager
+def _told_to_end() -> Iterator[None]:
+    """Let SIGTERM end the tests as Ctrl-C does: a lab that nobody takes down would stay."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def open_estate() -> Iterator[Estate]:
     """Bring an estate up; whatever happens, nothing of it is left afterwards."""
     home = Path(tempfile.mkdtemp(prefix="ik-e2e-"))
     try:
-        with _environment(home), ExitStack() as undo:
+        with _told_to_end(), _environment(home), ExitStack() as undo:
             cluster = cluster_folder(home)
             undo.callback(shutil.rmtree, cluster, ignore_errors=True)
             undo.callback(lifecycle.down)

@@ -162,10 +162,10 @@ def _impatient(estate: Estate) -> Iterator[None]:
     """Wait for guests no longer than these tests can; leave an empty estate."""
     empty(estate)
     name = "INNKEEPER_REACHABLE_SECONDS"
-    os.environ[name] = str(REACHABLE_SECONDS)
+    usual, os.environ[name] = os.environ[name], str(REACHABLE_SECONDS)
     lifecycle.up()
     yield
-    del os.environ[name]
+    os.environ[name] = usual
     lifecycle.up()
     empty(estate)
 
