@@ -169,12 +169,22 @@ class Server(Base):
     disk_gib: Mapped[int] = mapped_column(default=1)
     reserved: Mapped[bool] = mapped_column(default=True)
     request: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
-    user_data: Mapped[str | None] = mapped_column(EncryptedText, default=None)
-    runcmd: Mapped[str | None] = mapped_column(EncryptedText, default=None)
-    role_requests: Mapped[str | None] = mapped_column(EncryptedText, default=None)
-    root_password: Mapped[str | None] = mapped_column(EncryptedText, default=None)
+    user_data: Mapped[str | None] = mapped_column(
+        EncryptedText, default=None, deferred=True, deferred_group="secrets"
+    )
+    runcmd: Mapped[str | None] = mapped_column(
+        EncryptedText, default=None, deferred=True, deferred_group="secrets"
+    )
+    role_requests: Mapped[str | None] = mapped_column(
+        EncryptedText, default=None, deferred=True, deferred_group="secrets"
+    )
+    root_password: Mapped[str | None] = mapped_column(
+        EncryptedText, default=None, deferred=True, deferred_group="secrets"
+    )
     root_password_hash: Mapped[str | None] = mapped_column(String(128), default=None)
-    host_key_private: Mapped[str | None] = mapped_column(EncryptedText, default=None)
+    host_key_private: Mapped[str | None] = mapped_column(
+        EncryptedText, default=None, deferred=True, deferred_group="secrets"
+    )
     host_key_public: Mapped[str] = mapped_column(String(256), default="")
     fault: Mapped[str | None] = mapped_column(String(4096), default=None)
     description: Mapped[str] = mapped_column(String(1024), default="")

@@ -1,6 +1,7 @@
 """Column types: UTC instants and text encrypted at rest."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography.fernet import Fernet, InvalidToken
 from sqlalchemy import DateTime, Dialect, LargeBinary
@@ -35,6 +36,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+@lru_cache(maxsize=4)
+def _fernet(key: bytes) -> Fernet:
+    return Fernet(key)
+
+
 class EncryptedText(TypeDecorator[str]):
     """Text that only the holder of the secret key can read (Fernet, `cryptography`)."""
 
@@ -44,7 +50,7 @@ class EncryptedText(TypeDecorator[str]):
     def process_bind_param(self, value: str | None, dialect: Dialect) -> bytes | None:
         """Encrypt."""
         del dialect
-        return None if value is None else Fernet(settings().secret_key()).encrypt(value.encode())
+        return None if value is None else _fernet(settings().secret_key()).encrypt(value.encode())
 
     def process_result_value(self, value: bytes | None, dialect: Dialect) -> str | None:
         """Decrypt; raise `SecretKeyMismatch` when the key is another one."""
@@ -52,7 +58,7 @@ class EncryptedText(TypeDecorator[str]):
         if value is None:
             return None
         try:
-            return Fernet(settings().secret_key()).decrypt(value).decode()
+            return _fernet(settings().secret_key()).decrypt(value).decode()
         except InvalidToken as error:
             raise SecretKeyMismatch(
                 "The secret key does not fit the database: restore secret.key in INNKEEPER_HOME."

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from innkeeper.domain import cloudconfig
+
 SCRIPT_PATH = "/var/lib/innkeeper/user-script"
 _OURS_ONLY = (
     "ssh_keys",
@@ -102,7 +104,7 @@ def user_data(identity: Identity) -> str:
         script = {"path": SCRIPT_PATH, "permissions": "0700", "content": text}
         config = merge(config, {"write_files": [script], "runcmd": [[SCRIPT_PATH]]})
     elif text:
-        theirs = yaml.safe_load(text) or {}
+        theirs = cloudconfig.parse(text)
         config = merge(config, {k: v for k, v in theirs.items() if k not in _OURS_ONLY})
     # Plain ASCII: PyYAML would write U+0085 as it is, and read it back as a line feed.
     return "#cloud-config\n" + yaml.safe_dump(config, sort_keys=False)

@@ -5,7 +5,6 @@ import binascii
 import re
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -14,6 +13,8 @@ from pydantic import (
     StringConstraints,
     field_validator,
 )
+
+from innkeeper.domain import cloudconfig
 
 Name = Annotated[
     str,
@@ -34,8 +35,6 @@ _KEY_FIELDS = {
 _PACKAGE = re.compile(r"^[a-z0-9][a-z0-9+.-]{0,127}\Z")
 _PRINTABLE = re.compile(r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]*\Z")
 USER_DATA_LIMIT = 65536
-USER_DATA_DEPTH = 32
-"""What YAML can read may be nested too deep to be written again; nobody needs that much."""
 
 
 def check_ssh_key(value: str) -> str:
@@ -91,24 +90,10 @@ Package = Annotated[str, AfterValidator(check_package)]
 Line = Annotated[str, StringConstraints(max_length=1024), AfterValidator(check_line)]
 
 
-def _deeper_than(limit: int, document: Any) -> bool:
-    """Tell whether collections are nested deeper; a document that contains itself is."""
-    level = [document]
-    for _ in range(limit + 1):
-        inner = [
-            child
-            for node in level
-            if isinstance(node, (dict, list))
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-        level = list({id(node): node for node in inner}.values())  # aliases make one node many
-    return bool(level)
-
-
 class RoleRequest(BaseModel):
     """An Ansible role to apply to the server, with its variables."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
     variables: dict[str, Any] = Field(default_factory=dict)
@@ -117,7 +102,7 @@ class RoleRequest(BaseModel):
 class ServerRequest(BaseModel):
     """A request for one server."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     name: Name = Field(description="Host name of the server, unique in its project")
     image: Annotated[str, StringConstraints(max_length=128), AfterValidator(check_line)] = Field(
@@ -163,21 +148,14 @@ class ServerRequest(BaseModel):
             return value
         if not value.startswith("#cloud-config"):
             raise ValueError("user-data starts with '#cloud-config' or '#!'")
-        try:
-            document = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise ValueError("user-data is not valid YAML") from error
-        if document is not None and not isinstance(document, dict):
-            raise ValueError("cloud-config is a YAML mapping")
-        if _deeper_than(USER_DATA_DEPTH, document):
-            raise ValueError(f"cloud-config is nested deeper than {USER_DATA_DEPTH} levels")
+        cloudconfig.parse(value)
         return value
 
 
 class RebuildRequest(BaseModel):
     """Fresh root disk, same identity and address."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     image: str | None = Field(default=None, max_length=128, description="Another ready image")
 
@@ -185,7 +163,7 @@ class RebuildRequest(BaseModel):
 class RebootRequest(BaseModel):
     """How to reboot."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     mode: Literal["soft", "hard"] = Field(
         default="soft", description="soft asks the guest first; hard pulls the plug"
@@ -195,7 +173,7 @@ class RebootRequest(BaseModel):
 class StopRequest(BaseModel):
     """How long to wait for the guest, in seconds, before the next, harsher way."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     agent_seconds: float | None = Field(default=None, ge=0, le=3600)
     acpi_seconds: float | None = Field(default=None, ge=0, le=3600)
@@ -204,7 +182,7 @@ class StopRequest(BaseModel):
 class ConfigureRequest(BaseModel):
     """Roles to apply to a running server."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     roles: list[RoleRequest] = Field(default_factory=list, max_length=32)
 
@@ -212,4 +190,4 @@ class ConfigureRequest(BaseModel):
 class NoParameters(BaseModel):
     """A verb without parameters."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 from uuid import UUID
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Load, Session
 
 from innkeeper.contracts import Claim
 from innkeeper.db.models import (
@@ -188,6 +188,7 @@ def load(
         .join(Disk, Disk.server_id == Server.id)
         .join(Image, Image.id == Server.image_id)
         .where(Operation.id == operation_id)
+        .options(Load(Server).undefer_group("secrets"))
         .limit(1)
     ).first()
     if row is None:

@@ -27,7 +27,17 @@ from innkeeper.services.views import Page, ServerView
 
 def _details(ids: list[UUID]) -> Select[Any]:
     return (
-        select(Server, Project.name, Host, Image, Plan.name, Nic.mac, Address.ip, PortForward.port)
+        select(
+            Server,
+            Project.name,
+            Host,
+            Image,
+            Plan.name,
+            Nic.mac,
+            Address.ip,
+            PortForward.port,
+            Server.root_password.is_not(None),
+        )
         .join(Project, Project.id == Server.project_id)
         .outerjoin(Host, Host.id == Server.host_id)
         .join(Image, Image.id == Server.image_id)
@@ -40,7 +50,7 @@ def _details(ids: list[UUID]) -> Select[Any]:
 
 
 def _view(row: Row[Any]) -> ServerView:
-    server, project, host, image, plan, mac, ip, port = row
+    server, project, host, image, plan, mac, ip, port, has_password = row
     status = Status(server.status)
     return ServerView(
         id=server.id,
@@ -63,7 +73,7 @@ def _view(row: Row[Any]) -> ServerView:
         host_key=server.host_key_public,
         fault=server.fault,
         description=server.description,
-        root_password_available=server.root_password is not None,
+        root_password_available=has_password,
         allowed=[] if server.operation_id else allowed_verbs(status),
         created_at=server.created_at,
         updated_at=server.updated_at,

@@ -93,7 +93,14 @@ class SshHost:
         self.cut()
 
     def close(self) -> None:
+        async def end_commands() -> None:
+            left = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
         self.stop()
+        self.wait(end_commands())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(10)
         self.loop.close()

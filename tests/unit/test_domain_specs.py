@@ -1,6 +1,7 @@
 """What people may ask for: names, SSH keys, packages, lines and user-data."""
 
 import base64
+import itertools
 import re
 from typing import Any
 
@@ -76,6 +77,13 @@ def refused(**fields: Any) -> str:
 @given(st.from_regex(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True))
 def test_host_labels_are_names(name: str) -> None:
     assert ServerRequest(name=name).name == name
+
+
+BOMB = "#cloud-config\na: &a {x: 1}\n" + "".join(
+    f"{new}: &{new}\n  <<: [{', '.join([f'*{old}'] * 9)}]\n"
+    for old, new in itertools.pairwise("abcdefghijkl")
+)
+"""Under a kilobyte that would keep a loader busy for hours."""
 
 
 @pytest.mark.parametrize(
@@ -215,7 +223,8 @@ def test_user_data(user_data: str | None) -> None:
         ("#cloud-config\na: " + "[" * 5000 + "]" * 5000, "not valid YAML"),
         ("#cloud-config\na: " + "[" * 400 + "]" * 400, "nested deeper than 32"),
         ("#cloud-config\na: " + "[" * 33 + "]" * 33, "nested deeper than 32"),
-        ("#cloud-config\na: &a\n- *a\n", "nested deeper than 32"),
+        ("#cloud-config\na: &a\n- *a\n", "aliases"),
+        (BOMB, "aliases"),
         ("#!/bin/sh\n\x00", "NUL"),
         ("#!" + "x" * 65536, "65536"),
     ],

@@ -47,7 +47,7 @@ def test_another_key_does_not_open_the_database(
         pytest.raises(SecretKeyMismatch, match=r"restore secret\.key in INNKEEPER_HOME"),
         transaction() as session,
     ):
-        session.get_one(Server, server_id)
+        assert session.get_one(Server, server_id).host_key_private
 
 
 def test_a_database_error_shows_no_parameter(catalogue: Catalogue) -> None:

@@ -11,6 +11,7 @@ from innkeeper.errors import HostUnreachable
 from innkeeper.hypervisor import connection, events
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.listener import Listener, Watched, handle
+from innkeeper.services.views import HostView
 
 NOWHERE = "qemu+unix:///system?socket=/nonexistent/libvirt-sock"
 
@@ -206,8 +207,6 @@ def test_the_list_of_hosts_is_read_again_after_an_outage(
 
 
 def test_private_and_disabled_hosts_are_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from innkeeper.services.views import HostView
-
     def view(uri: str, *, enabled: bool = True) -> HostView:
         return HostView.model_construct(id=uuid4(), name="h", uri=uri, enabled=enabled)
 
