@@ -17,6 +17,7 @@ from innkeeper.errors import ClaimLost, HostUnreachable, InnkeeperError, Invalid
 from innkeeper.services import accept, journal, operations, projects, servers
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
+from tasks.shown import only_shown
 from tasks.step import UndoResumed, declared
 
 FORM_ACTOR = "prefect-ui"
@@ -119,4 +120,7 @@ async def _show(view: OperationView) -> None:
         }
         for entry in view.verdict["hosts"]
     ]
-    await acreate_table_artifact(rows, key="placement", description=f"Placement of {view.server}")
+    with only_shown():
+        await acreate_table_artifact(
+            rows, key="placement", description=f"Placement of {view.server}"
+        )

@@ -7,6 +7,7 @@ from prefect.context import TaskRunContext
 
 from innkeeper.contracts import Claim
 from innkeeper.services import journal
+from tasks.shown import only_shown
 
 
 class Progress:
@@ -26,7 +27,10 @@ class Progress:
         journal.progress(self.claim, self.step, fraction, detail)
         if fraction is None or TaskRunContext.get() is None:
             return
-        percent = fraction * 100
+        with only_shown():
+            self._show(fraction * 100, detail)
+
+    def _show(self, percent: float, detail: str) -> None:
         if self.artifact is None:
             self.artifact = create_progress_artifact(  # type: ignore[call-arg,assignment]
                 percent, description=f"{self.step}: {detail}", _sync=True

@@ -14,6 +14,7 @@ from innkeeper.errors import InnkeeperError
 from innkeeper.services import images, operations, reconcile, survey
 from innkeeper.services.survey import Finding
 from innkeeper.settings import settings
+from tasks.shown import only_shown
 
 DISPATCH_AGAIN_SECONDS = 15.0
 
@@ -91,4 +92,5 @@ async def mend_hosts() -> None:
         for f in findings
     ]
     if rows:
-        await acreate_table_artifact(rows, key="drift", description="Differences found")
+        with only_shown():
+            await acreate_table_artifact(rows, key="drift", description="Differences found")

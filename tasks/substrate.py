@@ -14,6 +14,7 @@ from innkeeper.errors import PermanentError
 from innkeeper.services import substrates
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate
+from tasks.shown import only_shown
 from tasks.step import step
 
 
@@ -36,9 +37,10 @@ def _show(key: str) -> Callable[[str], None]:
 
     def show(plan: str) -> None:
         if plan and TaskRunContext.get() is not None:
-            create_markdown_artifact(  # type: ignore[call-arg]
-                f"```\n{plan}\n```", key=key, description="Terraform plan", _sync=True
-            )
+            with only_shown():
+                create_markdown_artifact(  # type: ignore[call-arg]
+                    f"```\n{plan}\n```", key=key, description="Terraform plan", _sync=True
+                )
 
     return show
 
