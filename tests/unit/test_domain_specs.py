@@ -198,10 +198,6 @@ def test_no_package_names(name: str) -> None:
         "#cloud-config\npackages: [nginx]\n",
         "#cloud-config\n{runcmd: [[echo, 'a: b']]}\n",
         "#cloud-config\na: " + "[" * 31 + "]" * 31,
-        "#cloud-config\n"
-        + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 31)).replace(
-            "*a0", "x"
-        ),
     ],
 )
 def test_user_data(user_data: str | None) -> None:
@@ -220,7 +216,7 @@ def test_user_data(user_data: str | None) -> None:
         ("#cloud-config\na: [\n", "not valid YAML"),
         ("#cloud-config\na: !!python/object/apply:os.system [id]\n", "not valid YAML"),
         ("#cloud-config\na: \x00\n", "not valid YAML"),
-        ("#cloud-config\na: " + "[" * 5000 + "]" * 5000, "not valid YAML"),
+        ("#cloud-config\na: " + "[" * 5000 + "]" * 5000, "nested deeper than 32"),
         ("#cloud-config\na: " + "[" * 400 + "]" * 400, "nested deeper than 32"),
         ("#cloud-config\na: " + "[" * 33 + "]" * 33, "nested deeper than 32"),
         ("#cloud-config\na: &a\n- *a\n", "aliases"),
