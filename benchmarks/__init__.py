@@ -1,0 +1,1 @@
+"""Measurements of the whole system on the machine at hand: `python -m benchmarks`."""
