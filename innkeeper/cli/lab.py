@@ -1,10 +1,9 @@
 """`innkeeper lab …`: disposable libvirt hosts on this machine."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from innkeeper.cli.client import connect
 from innkeeper.cli.options import Output
@@ -35,14 +34,15 @@ def down(
 
 
 @app.command()
-def status() -> None:
+def status(output: Output = Format.TABLE) -> None:
     """Show the hosts and whether their libvirtd answers."""
     lab = Lab()
-    table = Table("host", "state", "edge address", "libvirt URI")
-    for host in lab.hosts():
-        state = "up" if lab.running(host.name) else "down"
-        table.add_row(host.name, state, host.edge_address, host.uri)
-    Console(soft_wrap=True).print(table)
+    states = {host: "up" if lab.running(host.name) else "down" for host in lab.hosts()}
+    if output is Format.JSON:
+        emit_json([asdict(host) | {"state": state} for host, state in states.items()])
+        return
+    rows = [(host.name, state, host.edge_address, host.uri) for host, state in states.items()]
+    emit_table(("HOST", "STATE", "EDGE ADDRESS", "LIBVIRT URI"), rows)
 
 
 @app.command()
