@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -53,6 +54,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if unknown := set(chosen.names) - set(BENCHMARKS):
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the estate is taken down
     described = machine.describe()
     print(described.markdown(), flush=True)
     if chosen.write:
@@ -65,7 +67,7 @@ def main() -> int:
             begun = time.monotonic()
             try:
                 tables = run(estate)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - the others can still be run
+            except Exception as error:  # noqa: BLE001 - the others can still be run
                 print(f"\n{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
                 failed += 1
                 continue

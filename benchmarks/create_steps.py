@@ -4,7 +4,7 @@ import statistics
 from datetime import datetime
 
 from benchmarks import machine
-from benchmarks.estate import Estate
+from benchmarks.estate import BenchmarkFailed, Estate
 from benchmarks.table import Table
 from innkeeper.cli.client import Json
 
@@ -20,12 +20,12 @@ def create(estate: Estate, name: str) -> Json:
     """Create a server to its end, delete it, and return the operation.
 
     Raises:
-        SystemExit: the create failed.
+        BenchmarkFailed: the create failed.
     """
     asked = estate.client.post("/servers", {"name": name, "image": "tiny", "plan": "tiny"})
     operation = estate.ended(asked)
     if operation["phase"] != "succeeded":
-        raise SystemExit(f"The create failed: {operation['error']}")
+        raise BenchmarkFailed(f"The create failed: {operation['error']}")
     estate.ended(estate.client.delete(f"/servers/{operation['server_id']}"))
     return operation
 
@@ -49,8 +49,8 @@ def run(estate: Estate) -> list[Table]:
     alone = seconds_between(first["created_at"], first["ended_at"])
     table.rows.append(("**accepted until active**", f"{whole:.1f} s", f"{alone:.1f} s"))
     table.notes.append(
-        "The first create on a host applies the substrate with Terraform, once for all. The rest of "
-        f"the whole is between the steps. Load then: {machine.load()}."
+        "The first create on a host applies the substrate with Terraform, once for all. The "
+        f"rest of the whole is between the steps. Load then: {machine.load()}."
     )
     return [table]
 

@@ -28,6 +28,10 @@ OPERATION_SECONDS = 300.0
 _OURS = ("INNKEEPER_", "PREFECT_", "DATABASE_URL")
 
 
+class BenchmarkFailed(Exception):
+    """What was to be measured did not happen; the text says what."""
+
+
 @dataclass
 class Estate:
     """A running stack; the lab host and its image come with the first benchmark that asks."""
@@ -69,7 +73,7 @@ class Estate:
         until(lambda: self.client.get(path)["phase"] in {"ready", "failed"}, IMAGE_SECONDS)
         image: Json = self.client.get(path)
         if image["phase"] != "ready":
-            raise SystemExit(f"The image was not imported: {image['error']}")
+            raise BenchmarkFailed(f"The image was not imported: {image['error']}")
         return image
 
     def enable_only(self, names: set[str]) -> None:
@@ -91,12 +95,14 @@ def until(ask: Callable[[], Any], seconds: float, pause: float = 0.2) -> None:
     """Wait for a true answer.
 
     Raises:
-        SystemExit: none came in time.
+        BenchmarkFailed: none came in time.
     """
     deadline = time.monotonic() + seconds
     while not ask():
         if time.monotonic() > deadline:
-            raise SystemExit(f"Nothing came of it within {seconds:.0f} s: see the stack's logs.")
+            raise BenchmarkFailed(
+                f"Nothing came of it within {seconds:.0f} s: see the stack's logs."
+            )
         time.sleep(pause)
 
 

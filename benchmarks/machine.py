@@ -20,7 +20,7 @@ def describe() -> Table:
     """Return the machine and the versions that matter."""
     rows = [
         ("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
-        ("processor", f"{os.cpu_count()} × {_processor()}"),
+        ("processor", f"{os.cpu_count()} cores, {_processor()}"),
         ("memory", f"{psutil.virtual_memory().total / 2**30:.0f} GiB"),
         ("kernel", platform.release()),
         ("accelerator", _accelerator()),

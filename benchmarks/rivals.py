@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 from uuid import UUID, uuid4
 
 import libvirt
@@ -20,7 +21,7 @@ import yaml
 
 from benchmarks import machine
 from benchmarks.create_steps import seconds_between
-from benchmarks.estate import Estate, until
+from benchmarks.estate import BenchmarkFailed, Estate, until
 from benchmarks.table import Table, spread
 from innkeeper.cli.client import Json
 from innkeeper.domain.cloudinit import Identity
@@ -48,7 +49,7 @@ class Bench:
         estate.enable_only({self.host.name})
         self.conn = connect(self.host.uri)
         views = {host["name"]: host for host in estate.client.items("/hosts")}
-        self.virt_type = str(views[self.host.name]["virt_type"])
+        self.virt_type: Literal["kvm", "qemu"] = views[self.host.name]["virt_type"]
         self.operations: list[Json] = []
         self.answered: list[float] = []
         self.home = estate.home / "rivals"
@@ -82,7 +83,7 @@ class Bench:
             except libvirt.libvirtError:
                 pass
             time.sleep(POLL_SECONDS)
-        raise SystemExit("The domain did not run: see the logs of libvirtd.")
+        raise BenchmarkFailed("The domain did not run: see the logs of libvirtd.")
 
     def innkeeper(self, name: str) -> tuple[float, Json]:
         """POST to the API; return the seconds to running and the operation."""
@@ -104,7 +105,7 @@ class Bench:
             )
         try:
             return self.seconds_to_running(begun, lambda: self.conn.lookupByName(name))
-        except SystemExit:
+        except BenchmarkFailed:
             print((self.home / "log").read_text()[-1500:], file=sys.stderr)
             raise
         finally:
@@ -130,7 +131,7 @@ class Bench:
 def _call(*argv: str) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=600)
     if done.returncode != 0:
-        raise SystemExit(f"{argv[0]} failed: {done.stderr.strip()[-500:]}")
+        raise BenchmarkFailed(f"{argv[0]} failed: {done.stderr.strip()[-500:]}")
 
 
 def _install() -> Path:
