@@ -32,14 +32,14 @@ FULL = "lab3"
 
 
 def register(estate: Estate, name: str) -> Json:
-    """Tell the API of a lab host."""
+    """Tell the API of a lab host whose pool is in a file system of its own."""
     host = estate.host(name)
     body = {
         "name": name,
         "uri": host.uri,
         "channel": host.channel_address,
         "edge_address": host.edge_address,
-        "pool_path": host.pool_path,
+        "pool_path": f"{host.pool_path}/pool",
         "memory_mib": 4096,
         "vcpus": 16,
         "disk_gib": 100,
@@ -186,8 +186,9 @@ def silent(estate: Estate, void: str) -> Json:
 
 
 @pytest.fixture(scope="module")
-def lost(estate: Estate, void: str) -> Iterator[Json]:
+def lost(estate: Estate, void: str, small_pool: HostLayout) -> Iterator[Json]:
     """Take a host's libvirtd away while a create there waits for its guest; return the create."""
+    del small_pool  # bringing its host up later would bring this one back
     operation = reached(estate, create_on(estate, "lab2", "lost", image=void), "reachable")
     daemons.stop(estate.layout("lab2"))
     yield operation
@@ -252,7 +253,7 @@ def test_full_pool(estate: Estate, small_pool: HostLayout) -> None:
     resize(small_pool, "400m")
     booting = reached(estate, create_on(estate, FULL, "paused"), "reachable")
     eventually(lambda: estate.qemu(estate.server(booting)), what="QEMU")
-    filler = small_pool.pool / "filler"
+    filler = small_pool.pool / "filler"  # beside the pool, in its file system
     with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(1 << 16))
