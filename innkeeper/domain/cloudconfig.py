@@ -27,7 +27,7 @@ def parse(text: str) -> dict[str, Any]:
         return {}
     if isinstance(document, dict):
         return document
-    raise ValueError("cloud-config is a YAML mapping")  # noqa: TRY004 - the text is at fault
+    raise ValueError("cloud-config is a YAML mapping")
 
 
 def _bound(text: str) -> None:
@@ -35,7 +35,7 @@ def _bound(text: str) -> None:
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
-            raise ValueError("cloud-config with aliases (*name) is not accepted: write it out")
+            raise ValueError("cloud-config must not have aliases (*name)")  # noqa: TRY004 - no type
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
