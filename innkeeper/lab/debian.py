@@ -9,14 +9,23 @@ from innkeeper.lab.rootfs import call
 SIZE_MIB = 2048
 GUEST = Path(__file__).parent / "guest" / "debian"
 OPTIONS = "systemd.show_status=0"
-ENABLED = ("systemd-networkd.service", "systemd-resolved.service", "ssh.service")
+ENABLED = ("systemd-networkd.service", "resolv.path", "resolv.service", "ssh.service")
 FILES = {
     "etc/fstab": "/dev/vda1 / ext4 defaults,noatime 0 0\n",
     "etc/cloud/ds-identify.cfg": "datasource: NoCloud\npolicy: enabled\n",
     "etc/systemd/journald.conf": "[Journal]\nStorage=volatile\n",
     "etc/hostname": "localhost\n",
+    "etc/resolv.conf": "",  # the build machine's until now
+    # As cloud-init would write it: else it does so at first boot, and restarts sshd.
+    "etc/ssh/sshd_config.d/50-cloud-init.conf": "PasswordAuthentication no\n",
     # Empty: every guest gets its own; but no first-boot presets, which would enable timers again.
     "etc/machine-id": "",
+}
+COPIED = {
+    "cloud.cfg": ("etc/cloud/cloud.cfg", 0o644),
+    "resolv.path.conf": ("etc/systemd/system/resolv.path", 0o644),
+    "resolv.service.conf": ("etc/systemd/system/resolv.service", 0o644),
+    "resolv.sh": ("usr/local/sbin/resolv", 0o755),
 }
 # Keys are made or given at first boot; the big initramfs is replaced by ours.
 REMOVED = ("etc/ssh/ssh_host_*", "boot/initrd.img-*", "var/lib/apt/lists/*", "var/cache/apt/*.bin")
@@ -35,10 +44,9 @@ def build(debian: Path, work: Path, output: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name, text in FILES.items():
         (debian / name).write_text(text)
-    shutil.copy(GUEST / "cloud.cfg", debian / "etc" / "cloud" / "cloud.cfg")
-    resolv = debian / "etc" / "resolv.conf"
-    resolv.unlink(missing_ok=True)
-    resolv.symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    for name, (target, mode) in COPIED.items():
+        shutil.copy(GUEST / name, debian / target)
+        (debian / target).chmod(mode)
     systemctl = ["systemctl", f"--root={debian}", "--quiet"]
     lines = (GUEST / "masked-units.conf").read_text().splitlines()
     call([*systemctl, "mask", *(line for line in lines if not line.startswith("#"))])

@@ -21,7 +21,7 @@ BUILDERS: dict[str, Callable[[Path, Path, Path], None]] = {
     "tiny": tiny.build,
     "debian": debian.build,
 }
-SOURCES = ("disk.py", "rootfs.py", "tiny.py", "debian.py")
+SHARED = ("disk.py", "rootfs.py", "guest/tiny/initramfs-init.sh")
 
 Progress = Callable[[str, float], None]
 
@@ -38,7 +38,7 @@ def image_path(name: str) -> Path:
     """
     if name not in BUILDERS:
         raise NotFound(f"There is no lab image '{name}': choose one of {', '.join(BUILDERS)}.")
-    return _store() / f"{name}-{_recipe()}.qcow2"
+    return _store() / f"{name}-{_recipe(name)}.qcow2"
 
 
 def ensure_image(name: str, progress: Progress = _silent) -> Path:
@@ -86,12 +86,12 @@ def _store() -> Path:
     return settings().cache / "images"
 
 
-def _recipe() -> str:
+def _recipe(name: str) -> str:
     """Return a hash of everything that decides what is in an image."""
     here = Path(__file__).parent
-    files = [*(here / name for name in SOURCES), *sorted((here / "guest").glob("*/*.*"))]
+    own = sorted((here / "guest" / name).glob("*.*"))
     digest = hashlib.sha256(rootfs.fingerprint().encode())
-    for file in files:
+    for file in (*(here / shared for shared in SHARED), here / f"{name}.py", *own):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 

@@ -26,7 +26,6 @@ PACKAGES = (
     "python3-yaml",
     "qemu-guest-agent",
     "sudo",
-    "systemd-resolved",
     "systemd-sysv",
     "udev",
 )
