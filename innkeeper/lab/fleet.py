@@ -16,7 +16,16 @@ from innkeeper.lab.errors import LabCannotStart, LabNeedsRoot
 from innkeeper.lab.layout import HostLayout
 from innkeeper.settings import settings
 
-PROGRAMS = ("libvirtd", "qemu-system-x86_64", "dnsmasq", "nft", "unshare", "nsenter", "mount")
+PROGRAMS = (
+    "libvirtd",
+    "qemu-system-x86_64",
+    "dnsmasq",
+    "nft",
+    "unshare",
+    "nsenter",
+    "setpriv",
+    "mount",
+)
 LOCK = Path("/run/lock/innkeeper-lab.lock")
 NAME = re.compile(r"lab(\d{1,3})")
 

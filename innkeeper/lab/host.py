@@ -150,7 +150,12 @@ def _make_namespaces(layout: HostLayout) -> None:
         "file_binds": [(str(etc / n), f"/etc/{n}") for n in ("hosts", "resolv.conf")],
         "run": str(layout.run),
     }
-    _call(sys.executable, "-I", str(birth.__file__), "join", json.dumps(spec))
+    # unshare pins before anything is mounted inside: without this mark, a host whose maker was
+    # killed in between would pass for whole, and its libvirtd would use the machine's own /run.
+    layout.unfinished.touch()
+    program = [sys.executable, "-I", str(birth.__file__), "join", json.dumps(spec)]
+    _call("setpriv", "--pdeathsig", "KILL", *program)  # no maker outlives the lock of its `up`
+    layout.unfinished.unlink()
 
 
 def _unmount(path: Path) -> None:

@@ -66,9 +66,15 @@ class HostLayout:
         """Outer end of the host's network cable."""
         return f"{self.mark}o"
 
+    @property
+    def unfinished(self) -> Path:
+        """Exists while the namespaces are being furnished, and after a maker that was killed."""
+        return self.folder / "unfinished"
+
     def pinned(self) -> bool:
-        """Tell whether the namespaces exist."""
-        return all(is_mounted(self.pins / kind) for kind in NAMESPACES)
+        """Tell whether the namespaces exist and have all their mounts."""
+        whole = all(is_mounted(self.pins / kind) for kind in NAMESPACES)
+        return whole and not self.unfinished.exists()
 
     def enter(self, argv: Sequence[str]) -> list[str]:
         """Return the command line that runs `argv` inside the host."""

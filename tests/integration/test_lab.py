@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +59,14 @@ def start_guest(uri: str, name: str = "probe") -> int:
         "<os><type arch='x86_64' machine='pc'>hvm</type></os></domain>"
     )
     return int(connect(uri).createXML(xml, START_PAUSED).ID())
+
+
+def open_libvirt(uri: str) -> str:
+    """Return the name of the host that answers."""
+    try:
+        return str(connect(uri).getHostname())
+    finally:
+        forget(uri)
 
 
 def end_guest(uri: str, name: str = "probe") -> None:
@@ -205,6 +215,41 @@ def test_up_heals_after_a_reboot(running: RunningLab) -> None:
     finally:
         stranger.kill()
         stranger.wait(10)
+
+
+def test_up_replaces_a_host_whose_maker_was_killed(running: RunningLab) -> None:
+    old = running.libvirtd("lab2").pid
+    running.layout("lab2").unfinished.touch()
+    assert not running.lab.running("lab2")
+    running.lab.up(2)
+    assert running.libvirtd("lab2").pid != old
+    assert connect(running.hosts()["lab2"].uri).getHostname() == "lab2"
+
+
+def test_up_heals_wherever_it_was_killed() -> None:
+    """Kill `up` after growing delays; the next one must work, and `down` must find everything."""
+    home = short_home()
+    lab = Lab(home, first_index=FIRST_INDEX)
+    script = (
+        "import sys; from pathlib import Path; from innkeeper.lab.fleet import Lab\n"
+        f"lab = Lab(Path({str(home)!r}), first_index={FIRST_INDEX})\n"
+        "print('go', flush=True); lab.up(1)"
+    )
+    try:
+        for delay in (0.05, 0.12, 0.2, 0.3, 0.45, 0.7):
+            with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as child:
+                assert child.stdout is not None
+                assert child.stdout.readline() == b"go\n"
+                time.sleep(delay)
+                child.kill()
+            (known,) = lab.up(1)
+            assert open_libvirt(known.uri) == "lab1"
+            assert (home / "lab" / "lab1" / "run" / "libvirtd.pid").exists()
+            lab.down()
+            assert traces(home) == NOTHING
+    finally:
+        lab.down(purge=True)
+        shutil.rmtree(home)
 
 
 def test_channel_reaches_into_the_host(lab_home: RunningLab) -> None:
