@@ -154,8 +154,7 @@ def remove(host_id: UUID, *, actor: str = "system") -> None:
         _require_empty(session, host)
         host.enabled = False  # from here on nothing new is placed there
         networks = session.scalars(select(Network).where(Network.host_id == host_id)).all()
-    if host.reachable:
-        _clean(host, networks)
+    _clean(host, networks)
     with transaction() as session:
         host = _found(session, host_id, lock=True)
         _require_empty(session, host)
@@ -172,12 +171,19 @@ def remove(host_id: UUID, *, actor: str = "system") -> None:
 
 
 def _clean(host: Host, networks: Sequence[Network]) -> None:
-    for net in networks:
-        substrate.remove(
-            NetworkSubstrate(host.id, net.project_id, host.uri, net.name, net.bridge, net.cidr)
-        )
-    substrate.remove(HostSubstrate(host.id, host.uri, host.pool_path))
-    edge.remove(open_channel(host.channel))
+    """Take off the host what we made there; of one that does not answer only the states go."""
+    specs: list[NetworkSubstrate | HostSubstrate] = [
+        NetworkSubstrate(host.id, net.project_id, host.uri, net.name, net.bridge, net.cidr)
+        for net in networks
+    ]
+    specs.append(HostSubstrate(host.id, host.uri, host.pool_path))
+    for spec in specs:
+        if host.reachable:
+            substrate.remove(spec)
+        else:
+            substrate.forget(spec)
+    if host.reachable:
+        edge.remove(open_channel(host.channel))
 
 
 def _require_empty(session: Session, host: Host) -> None:

@@ -119,6 +119,12 @@ def remove(
     )
 
 
+def forget(spec: HostSubstrate | NetworkSubstrate) -> None:
+    """Drop the state of a substrate on a host that is gone; fine when there is none."""
+    if not spec.simulated:
+        Terraform().drop(spec.workspace, lost=True)
+
+
 def drift(spec: HostSubstrate | NetworkSubstrate, *, deadline_seconds: float | None = None) -> Plan:
     """Return what differs between the host and what was applied there; changes nothing."""
     if spec.simulated:

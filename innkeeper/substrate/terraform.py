@@ -154,14 +154,15 @@ class Terraform:
             self.backend.forget(workspace)
             return something
 
-    def drop(self, workspace: str) -> None:
-        """Forget an empty workspace; fine when there is none.
+    def drop(self, workspace: str, *, lost: bool = False) -> None:
+        """Forget an empty workspace, or with `lost` one whose host is gone; fine when none is.
 
         Raises:
             DestructiveChange: it still has resources, which nobody would know of any more.
         """
         with self._alone(workspace, None):
-            if left := addresses(self.backend.state(workspace) or {}):
+            left = addresses(self.backend.state(workspace) or {})
+            if left and not lost:
                 raise DestructiveChange(
                     f"The Terraform state {workspace} still has {', '.join(left)}: destroy them "
                     "before the state is dropped."
