@@ -24,7 +24,7 @@ from innkeeper.settings import settings
 from innkeeper.stack import lifecycle
 from innkeeper.stack.programs import POSTGRES, PREFECT
 
-REACHABLE_SECONDS = 120
+REACHABLE_SECONDS = 180
 STEP_SECONDS = 120.0
 QUIET_SECONDS = 90.0
 FULL = "lab3"
