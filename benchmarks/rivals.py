@@ -29,6 +29,7 @@ from innkeeper.domain.naming import POOL
 from innkeeper.hypervisor import guest, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
+from innkeeper.lab.layout import HostLayout
 from innkeeper.settings import settings
 from tasks.seed import image_of
 
@@ -165,11 +166,20 @@ def _innkeeper(bench: Bench, name: str) -> float:
 
 def _virt_install(bench: Bench, name: str) -> float:
     image = storage.volume_path(bench.conn, POOL, bench.image)
-    argv = ["virt-install", "--connect", bench.host.uri, "--name", f"vi-{name}"]
+    # Its seed goes to /var/lib/libvirt/boot of the machine that it runs on, so that is the host.
+    layout = HostLayout(bench.estate.home / "lab", bench.host.name)
+    argv = layout.enter(["virt-install", "--connect", "qemu:///system", "--name", f"vi-{name}"])
     argv += ["--virt-type", bench.virt_type, "--memory", str(MEMORY_MIB), "--vcpus", "1"]
     disk = f"pool={POOL},size=1,format=qcow2,backing_store={image},backing_format=qcow2"
     argv += ["--import", "--disk", disk, "--network", f"network={bench.network}"]
-    argv += ["--osinfo", "linux2022", "--graphics", "none", "--noautoconsole", "--noreboot"]
+    argv += [
+        "--osinfo",
+        "detect=off,require=off",
+        "--graphics",
+        "none",
+        "--noautoconsole",
+        "--noreboot",
+    ]
     argv += ["--cloud-init", f"user-data={bench.home / 'user-data'}"]
     return bench.command(f"vi-{name}", argv)
 
