@@ -129,7 +129,11 @@ class Starter:
         Raises:
             httpx.HTTPError: Prefect does not answer, or has no such deployment.
         """
-        body: dict[str, Any] = {"parameters": parameters, "tags": sorted(tags)}
+        body: dict[str, Any] = {
+            "parameters": parameters,
+            "tags": sorted(tags),
+            "enforce_parameter_schema": False,  # ours are right, and checking takes Prefect long
+        }
         if name:
             body["name"] = name
         for _ in range(_SUCCESSORS):

@@ -14,7 +14,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
-from prefect.exceptions import Abort, ObjectNotFound
+from prefect.exceptions import Abort, ObjectNotFound, Pause
 from prefect.flow_engine import run_flow
 from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Cancelled, Crashed, Pending
@@ -83,10 +83,13 @@ async def take(client: PrefectClient, flow_run: FlowRun, me: str) -> bool:
 
 async def execute(flow: Flow[..., object], flow_run: FlowRun) -> None:
     """Run the flow; how it ended is told to Prefect by its own engine."""
-    if flow.isasync:
-        await run_flow(flow, flow_run=flow_run, return_type="state")  # type: ignore[misc]
-    else:
-        await asyncio.to_thread(run_flow, flow, flow_run=flow_run, return_type="state")
+    try:
+        if flow.isasync:
+            await run_flow(flow, flow_run=flow_run, return_type="state")  # type: ignore[misc]
+        else:
+            await asyncio.to_thread(run_flow, flow, flow_run=flow_run, return_type="state")
+    except (Abort, Pause):  # ended or suspended by the server, whose state stands
+        return
 
 
 async def force(client: PrefectClient, flow_run_id: UUID, state: State[None]) -> None:

@@ -16,7 +16,9 @@ logger = logging.getLogger(__name__)
 
 _PREFIX = "prefect.flow-run."
 CANCELS = frozenset({"Cancelling", "Cancelled"})
+SUSPENDED = "Suspended"
 _DUE = frozenset({"Scheduled", "AwaitingRetry"})
+_WATCHED = sorted(_DUE | CANCELS | {SUSPENDED})
 _BACKOFF_SECONDS = (0.2, 1.0, 2.0, 5.0)
 
 Listener = Callable[[str, UUID], Awaitable[None]]
@@ -46,7 +48,7 @@ async def listen(work_pool_id: UUID, listener: Listener) -> None:
 
 def _filter(work_pool_id: UUID) -> EventFilter:
     return EventFilter(
-        event=EventNameFilter(name=[_PREFIX + name for name in sorted(_DUE | CANCELS)]),
+        event=EventNameFilter(name=[_PREFIX + name for name in _WATCHED]),
         any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{work_pool_id}"]),
     )
 

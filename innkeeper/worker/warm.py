@@ -18,7 +18,7 @@ from prefect.states import Crashed
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from innkeeper.dispatch import dispatch_reconcile
-from innkeeper.worker import cancellation, carrying, identity, waker
+from innkeeper.worker import cancellation, carrying, identity, suspension, waker
 from innkeeper.worker.environment import WORKER_TYPE
 
 POLL_SECONDS = 15.0
@@ -73,6 +73,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
 
         Runs that outlast the grace are reported as crashed: reconcile resumes their operations.
         """
+        suspension.observe_once()
         async with AsyncClientContext.get_or_create(), self:
             self._errand(self._sync())
             self._errand(self._begin())
@@ -141,6 +142,9 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
     async def _heard(self, state: str, flow_run_id: UUID) -> None:
         if state in waker.CANCELS:
             self._errand(self._cancel(flow_run_id, begun=state == "Cancelling"))
+        elif state == waker.SUSPENDED:
+            if flow_run_id in self._carried:
+                self._errand(suspension.tell(self.client, flow_run_id))
         elif flow_run_id not in self._carried:
             self._announced.add(flow_run_id)
             self._wake.set()

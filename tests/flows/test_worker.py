@@ -45,6 +45,12 @@ FLOWS = textwrap.dedent("""
         await asyncio.to_thread(time.sleep, seconds)
 
     @flow(persist_result=False)
+    async def steps() -> None:
+        for _ in range(120):
+            await asyncio.sleep(0.5)
+            await step("on")
+
+    @flow(persist_result=False)
     async def leave() -> None:
         sys.exit(3)
 
@@ -52,7 +58,7 @@ FLOWS = textwrap.dedent("""
     def plain() -> int:
         return 1
 """)
-DEPLOYMENTS = {"talk": "talk", "block": "block", "leave": "leave", "plain": "plain", "gone": "gone"}
+DEPLOYMENTS = ("talk", "block", "steps", "leave", "plain", "gone")
 PATIENCE = 60.0
 
 
@@ -101,12 +107,12 @@ class Server:
 def server(prefect_server: str) -> Iterator[Server]:
     server = Server(prefect_server)
     server.ask("POST", "/work_pools/", {"name": "innkeeper", "type": "innkeeper-warm"})
-    for name, function in DEPLOYMENTS.items():
+    for name in DEPLOYMENTS:
         flow = server.ask("POST", "/flows/", {"name": name}).json()["id"]
         body = {
             "name": name,
             "flow_id": flow,
-            "entrypoint": f"warm_stub_flows.{function}",
+            "entrypoint": f"warm_stub_flows.{name}",
             "work_pool_name": "innkeeper",
             "enforce_parameter_schema": False,
         }
@@ -197,6 +203,14 @@ class TestCarrying:
         run = server.ask("POST", f"/deployments/{talk}/create_flow_run", state).json()["id"]
         server.wait(run)
         assert timedelta() <= server.when(run, "Running") - due < timedelta(seconds=5)
+
+    def test_a_suspended_run_stops_at_its_next_step(self, server: Server) -> None:
+        run = server.start("steps")
+        server.wait(run, "Running")
+        state = {"type": "PAUSED", "name": "Suspended", "state_details": {"pause_reschedule": True}}
+        server.ask("POST", f"/flow_runs/{run}/set_state", {"state": state, "force": True})
+        server.logs(run, "Finished in state Suspended")
+        assert server.state(run) == "Suspended"
 
     def test_a_plain_function_runs_too(self, server: Server) -> None:
         assert server.wait(server.start("plain"))["state_name"] == "Completed"
