@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import psutil
 import pytest
 
@@ -67,6 +68,7 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.starter = Starter(url)
+        self.starter._client.timeout = httpx.Timeout(PATIENCE)  # SQLite makes the server slow
         self.ask = self.starter._send
 
     def start(self, name: str, **parameters: Any) -> UUID:
