@@ -29,7 +29,7 @@ SMALLER = 300
 PATIENCE_SECONDS = 360.0
 SENDERS = 8
 GOAL = 10.0
-OURSELVES = "load generator"
+OURSELVES, POSTGRES = "load generator", "PostgreSQL"
 
 
 @dataclass
@@ -67,7 +67,7 @@ def add_hosts(estate: Estate) -> set[str]:
 
 
 def cpu_seconds(estate: Estate) -> dict[str, float]:
-    """Return the processor seconds by program; PostgreSQL's by the database that it works for."""
+    """Return the processor seconds by program."""
     found: dict[str, float] = defaultdict(float)
     found[OURSELVES] = sum(psutil.Process().cpu_times()[:2])
     roots = leftovers(estate.home)
@@ -78,7 +78,7 @@ def cpu_seconds(estate: Estate) -> dict[str, float]:
         except psutil.Error:
             continue
         found[name] += times.user + times.system
-        if name == "PostgreSQL, other":  # the postmaster has waited for those that ended
+        if name == POSTGRES:  # the postmaster has waited for those that ended
             found[name] += times.children_user + times.children_system
     return dict(found)
 
@@ -86,11 +86,7 @@ def cpu_seconds(estate: Estate) -> dict[str, float]:
 def _name(process: psutil.Process) -> str:
     command = " ".join(process.cmdline())
     if process.name().startswith("postgres"):
-        words = command.split()
-        for database in ("innkeeper", "prefect"):
-            if words[:1] == ["postgres:"] and words[2:3] == [database]:
-                return f"PostgreSQL for {database}"
-        return "PostgreSQL, other"
+        return POSTGRES
     for part, name in (
         ("prefect_server", "Prefect server"),
         ("innkeeper.worker", "worker"),
@@ -204,8 +200,8 @@ def _costs(rounds: list[Round]) -> Table:
     worker = last.cpu.get("worker", 0.0) / last.seconds
     table.notes.append(
         f"In the last volley the stack used {named:.2f} of {cores} cores (worker {worker:.2f}), "
-        f"others on the machine {last.machine_busy / last.seconds - named:.2f}. With both cores to "
-        f"itself it is bound to {cores * last.count / sums[-1]:.1f} creates/s by processor time."
+        f"others on the machine {last.machine_busy / last.seconds - named:.2f}. With all cores to "
+        f"itself, at that cost of a create, it could do at most {cores * last.count / sums[-1]:.1f} creates/s by processor time."
     )
     return table
 
