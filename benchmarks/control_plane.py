@@ -201,7 +201,8 @@ def _costs(rounds: list[Round]) -> Table:
     table.notes.append(
         f"In the last volley the stack used {named:.2f} of {cores} cores (worker {worker:.2f}), "
         f"others on the machine {last.machine_busy / last.seconds - named:.2f}. With all cores to "
-        f"itself, at that cost of a create, it could do at most {cores * last.count / sums[-1]:.1f} creates/s by processor time."
+        "itself, at that cost of a create, it could do at most "
+        f"{cores * last.count / sums[-1]:.1f} creates/s by processor time."
     )
     return table
 
