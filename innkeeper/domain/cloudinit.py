@@ -126,7 +126,7 @@ def network_config(identity: Identity) -> str | None:
     interface = {
         "match": {"macaddress": identity.mac},
         "addresses": [f"{identity.static_address}/{network.prefixlen}"],
-        "routes": [{"to": "default", "via": gateway}],
+        "routes": [{"to": "0.0.0.0/0", "via": gateway}],  # cloud-init 22.4 knows no "default"
         "nameservers": {"addresses": [gateway]},
     }
     return yaml.safe_dump({"version": 2, "ethernets": {"primary": interface}}, sort_keys=False)

@@ -67,7 +67,12 @@ class SshHost:
         child = await asyncio.create_subprocess_shell(
             process.command or "false", stdin=pipe, stdout=pipe, stderr=pipe
         )
-        out, err = await child.communicate(await process.stdin.read())
+        try:
+            out, err = await child.communicate(await process.stdin.read())
+        finally:  # a cut connection cancels this: neither child nor pipes may stay
+            if child.returncode is None:
+                child.kill()
+            child._transport.close()  # type: ignore[attr-defined]
         process.stdout.write(out)
         process.stderr.write(err)
         process.exit(child.returncode or 0)

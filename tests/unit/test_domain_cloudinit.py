@@ -178,7 +178,7 @@ def test_a_fixed_address() -> None:
             "primary": {
                 "match": {"macaddress": "52:54:00:01:02:03"},
                 "addresses": ["10.64.3.17/24"],
-                "routes": [{"to": "default", "via": "10.64.3.1"}],
+                "routes": [{"to": "0.0.0.0/0", "via": "10.64.3.1"}],
                 "nameservers": {"addresses": ["10.64.3.1"]},
             }
         },
