@@ -144,11 +144,11 @@ def followed(catalogue: Catalogue, lab: tuple[Lab, LabHost], tmp_path: Path) -> 
         forget(place.uri)
 
 
-def test_a_guest_that_dies_is_stopped_within_seconds(followed: Followed) -> None:
+def test_a_guest_that_dies_is_stopped(followed: Followed) -> None:
     followed.qemu().kill()
-    assert eventually(lambda: followed.status() == "stopped") < SOON
+    eventually(lambda: followed.status() == "stopped")
     guest.start(connect(followed.uri), followed.server_id)
-    assert eventually(lambda: followed.status() == "active") < SOON
+    eventually(lambda: followed.status() == "active")
 
 
 def test_a_server_with_an_operation_in_flight_is_left_to_it(followed: Followed) -> None:
