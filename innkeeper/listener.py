@@ -8,6 +8,7 @@ import logging
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import FrameType
@@ -21,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 HOSTS_SECONDS = 10.0
 """How often the list of hosts is read again."""
+
+LOST_SECONDS = 10.0
+"""How long a host may be silent before it gets no new servers. A libvirtd that restarts is back in
+one or two; what is created meanwhile waits for it, as every step does."""
 
 _JOIN_SECONDS = 5.0
 _PRIVATE = "test:///"  # libvirt's in-memory driver: nothing that happens there comes from outside
@@ -41,14 +46,22 @@ class _Between(threading.Event):
     def __init__(self, host: Watched) -> None:
         super().__init__()
         self._host = host
+        self._silent_since: float | None = None
         self.handler_failed = False
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Note that the host is lost, unless it was our own handling that broke the session."""
+        """Note a host that stays silent, unless it was our own handling that broke the session."""
         if not self.handler_failed and not self.is_set():
-            _note_reachable(self._host, reachable=False)
+            now = time.monotonic()
+            self._silent_since = self._silent_since or now
+            if now - self._silent_since >= LOST_SECONDS:
+                _note_reachable(self._host, reachable=False)
         self.handler_failed = False
         return super().wait(timeout)
+
+    def answered(self) -> None:
+        """Begin to count anew: the host has spoken."""
+        self._silent_since = None
 
 
 class Watcher(threading.Thread):
@@ -72,6 +85,7 @@ class Watcher(threading.Thread):
 
     def _handle(self, event: events.Event) -> None:
         """Adopt an event; what fails (the database, above all) is told again by a Resync."""
+        self._end.answered()
         try:
             handle(self.host, event)
         except Exception:

@@ -157,14 +157,40 @@ def test_a_watcher_that_died_is_replaced(
     eventually(lambda: subject.uri in hosts.told)
 
 
-def test_a_host_that_does_not_answer_is_marked(following: Listener, database: Database) -> None:
+def test_a_host_that_does_not_answer_is_marked(
+    following: Listener, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With the real watch: it waits on `stop` between its tries, and there the loss is noted."""
+    monkeypatch.setattr(listener, "LOST_SECONDS", 1.0)
     subject = host(uri=NOWHERE)
     following.follow([subject])
     eventually(lambda: (subject.id, False) in database.reachable, 20)
 
 
-def test_a_database_outage_is_not_taken_for_a_lost_host(database: Database) -> None:
+def test_a_host_is_lost_only_when_it_stays_silent(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(listener.time, "monotonic", lambda: clock[0])
+    subject = host()
+    watcher = listener.Watcher(subject)
+    for moment in (0.0, 4.0, 9.0):  # a restart of libvirtd, and another right after it
+        clock[0] = 1000.0 + moment
+        watcher._end.wait(0)
+    watcher._handle(events.AgentChanged(uuid4(), connected=True))
+    for moment in (11.0, 20.0):
+        clock[0] = 1000.0 + moment
+        watcher._end.wait(0)
+    assert database.reachable == []
+    clock[0] = 1021.0
+    watcher._end.wait(0)
+    assert database.reachable == [(subject.id, False)]
+
+
+def test_a_database_outage_is_not_taken_for_a_lost_host(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "LOST_SECONDS", 0.0)
     subject = host()
     watcher = listener.Watcher(subject)
     database.down = True
