@@ -62,8 +62,8 @@ def on_host(estate: Estate, server: Json) -> tuple[list[OwnedDomain], list[str]]
     server_id = UUID(server["id"])
     domains: list[OwnedDomain] = []
     volumes: list[str] = []
-    for host in estate.lab.hosts():
-        connection = connect(host.uri)
+    for host in estate.client.items("/hosts"):
+        connection = connect(host["uri"])
         domains += [d for d in guest.owned(connection) if d.server_id == server_id]
         if "innkeeper" in [pool.name() for pool in connection.listAllStoragePools()]:
             names = storage.volume_names(connection, POOL)

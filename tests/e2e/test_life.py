@@ -224,7 +224,8 @@ def test_eight_servers_at_once_are_spread(estate: Estate) -> None:
     assert [h["reserved_memory_mib"] for h in estate.client.items("/hosts")] == [0, 0]
     states = Terraform().workspaces()
     assert len([name for name in states if name.startswith("host-")]) == 2
-    assert len([name for name in states if name.startswith("net-")]) == 2
+    project = next(p["id"] for p in estate.client.items("/projects") if p["name"] == "default")
+    assert len([name for name in states if name.startswith(f"net-{project[:8]}-")]) == 2
 
 
 def test_debian_with_real_cloud_init(estate: Estate) -> None:

@@ -148,14 +148,22 @@ def planted(estate: Estate) -> Iterator[Planted]:
     users = {
         name: f"canary{os.urandom(15).hex()}" for name in ("user-data", "runcmd", "role variable")
     }
+    project = unique("secret")  # its own: Terraform makes its network under observation
+    estate.client.post("/projects", {"name": project})
     key = estate.client.post(
-        "/keys", {"name": unique("canary"), "role": "user", "project": "default"}
+        "/keys", {"name": unique("canary"), "role": "user", "project": project}
     )
+
+    def create(name: str, port: int) -> Json:
+        body = {"name": unique(name), "image": "tiny", "plan": "tiny"} | _wish(users, port)
+        answer: Json = estate.client.post("/servers", body, project=project)
+        return answer
+
     watch = Watch()
     watch.start()
     try:
-        good = estate.create(unique("secret"), **_wish(users, 8080))
-        bad = estate.create(unique("secret-bad"), **_wish(users, 70000))
+        good = create("secret", 8080)
+        bad = create("secret-bad", 70000)
         host_key = _host_key(good["server_id"])
         server = estate.done(good)
         failed = estate.wait(bad)

@@ -320,8 +320,10 @@ def simulated(tmp_path: Path) -> tuple[HostSubstrate, NetworkSubstrate]:
     header = b"QFI\xfb" + (3).to_bytes(4, "big") + bytes(16) + (1 << 30).to_bytes(8, "big")
     image = tmp_path / "image.qcow2"
     image.write_bytes(header.ljust(65536, b"\0"))
-    host = replace(HOST, uri="test:///default", pool_path="/sim", images={"i.qcow2": image})
-    return host, replace(NETWORK, uri="test:///default")
+    node = tmp_path / "node.xml"  # nobody else's: all of a process share test:///default
+    node.write_text("<node/>")
+    host = replace(HOST, uri=f"test://{node}", pool_path="/sim", images={"i.qcow2": image})
+    return host, replace(NETWORK, uri=host.uri)
 
 
 def test_simulated_hosts_need_no_terraform(
