@@ -38,6 +38,7 @@ def target_of(b: Blueprint) -> Target:
         port=b.ssh_port,
         user=b.image.login_user,
         host_key=b.host_key_public,
+        name=b.name,
     )
 
 

@@ -9,14 +9,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from innkeeper import dispatch
+from innkeeper.configuration import rundir
 from innkeeper.dispatch import RunFate
 from innkeeper.errors import InnkeeperError
+from innkeeper.images import store
 from innkeeper.services import images, operations, reconcile, survey
 from innkeeper.services.survey import Finding
 from innkeeper.settings import settings
 from tasks.shown import only_shown
 
 DISPATCH_AGAIN_SECONDS = 15.0
+ABANDONED_SECONDS = 86400.0
+"""How long what an import has fetched is kept for it to go on with."""
 
 
 def revive() -> list[str]:
@@ -94,3 +98,16 @@ async def mend_hosts() -> None:
     if rows:
         with only_shown():
             await acreate_table_artifact(rows, key="drift", description="Differences found")
+
+
+def sweep() -> list[str]:
+    """Remove what killed runs left on this worker's machine; return what was removed."""
+    rundir.sweep()
+    return store.sweep(settings().image_store, ABANDONED_SECONDS)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+async def sweep_machine() -> None:
+    """Remove private folders of killed Ansible runs and what abandoned imports have fetched."""
+    for name in await asyncio.to_thread(sweep):
+        get_run_logger().info("removed what an abandoned import left: %s", name)

@@ -158,7 +158,6 @@ def _write_files(folder: Path, target: Target, roles: Sequence[tuple[str, dict[s
         "ansible_user": target.user,
         "ansible_ssh_private_key_file": str(settings().identity_file),
         "ansible_ssh_common_args": _ssh_options(folder),
-        "base_hostname": target.name,
     }
     hosts = {"guests": {"hosts": {target.name or target.host: variables}}}
     _private(folder / "inventory.yml", _yaml({"all": {"children": hosts}}))

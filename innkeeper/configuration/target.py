@@ -7,7 +7,7 @@ from dataclasses import dataclass
 class Target:
     """A guest's SSH server: address, port, login, and the public host key that it was given.
 
-    With a `name`, that is the host name the server must have, and what errors call it.
+    The name is what errors and Ansible's inventory call the server.
     """
 
     host: str

@@ -212,11 +212,6 @@ def test_a_failing_role_says_what_to_do(running: Target, told: Told) -> None:
     assert not remains()
 
 
-def test_the_wrong_server_is_not_configured(running: Target) -> None:
-    with pytest.raises(ConfigurationFailed, match="calls itself tiny, not db"):
-        configure(replace(running, name="db"), [])
-
-
 def test_another_host_key_is_never_trusted(running: Target) -> None:
     with pytest.raises(HostKeyDiffers, match="does not have that server's host key"):
         configure(replace(running, host_key=key_pair()[1]), [])

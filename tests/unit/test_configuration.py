@@ -105,7 +105,6 @@ def test_the_host_key_is_pinned(written: Path, home: Path) -> None:
     assert f"UserKnownHostsFile={written}/known_hosts" in host["ansible_ssh_common_args"]
     assert "StrictHostKeyChecking=yes" in host["ansible_ssh_common_args"]
     assert host["ansible_ssh_private_key_file"] == str(home / "ssh" / "id_ed25519")
-    assert host["base_hostname"] == "web"
 
 
 def test_the_default_port_is_pinned_without_brackets(tmp_path: Path, home: Path) -> None:
