@@ -1,14 +1,16 @@
 """The libvirt domain and its power."""
 
+from pathlib import Path
+
 from innkeeper.domain.lifecycle import Status
-from innkeeper.domain.naming import POOL, seed_of
+from innkeeper.domain.naming import POOL, console_log, seed_of
 from innkeeper.domain.specs import RebootRequest, StopRequest
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import PermanentError
 from innkeeper.hypervisor import guest, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
-from innkeeper.services import journal
+from innkeeper.services import consoles, journal
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
 from tasks.step import step
@@ -37,6 +39,7 @@ def spec_of(b: Blueprint, volume: str) -> DomainSpec:
         virt_type=b.host.virt_type,
         disks=(DiskSpec(path=storage.volume_path(connection, POOL, volume), target="vda"),),
         nics=(NicSpec(network=b.network.name, mac=b.mac),),
+        console_log_path=Path(console_log(b.server_id)),
         seed_path=storage.volume_path(connection, POOL, seed_of(volume)),
     )
 
@@ -64,10 +67,11 @@ def define_domain(b: Blueprint) -> str:
 
 @define_domain.undone_by
 def forget_domain(b: Blueprint) -> str:
-    """Undefine the domain with everything libvirt keeps for it."""
+    """Undefine the domain with everything that its host keeps for it."""
     connection = connect(b.host.uri)
     guest.destroy(connection, b.server_id)
     guest.undefine(connection, b.server_id)
+    consoles.forget(b.host.channel, b.server_id)
     return f"{b.domain_name} undefined"
 
 

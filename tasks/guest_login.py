@@ -72,7 +72,8 @@ def _wait(b: Blueprint, step_name: str) -> str:
         time.sleep(POLL_SECONDS)
     raise GuestUnreachable(
         f"{b.name} runs, but nobody could log in at {target.host}:{target.port} within "
-        f"{settings().reachable_seconds:.0f} s ({last}): look at its console, and at its user-data."
+        f"{settings().reachable_seconds:.0f} s ({last}): look at what its "
+        f"console said (`innkeeper server console {b.name}`), and at its user-data."
     )
 
 

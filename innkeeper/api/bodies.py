@@ -130,6 +130,13 @@ class NewKey(ApiKeyView):
     key: str = Field(examples=["ik_…"])
 
 
+class ConsoleLog(BaseModel):
+    """The last lines of a server's serial console; empty when it was never started."""
+
+    server_id: UUID
+    output: str
+
+
 class RootPassword(BaseModel):
     """A server's root password, now forgotten here."""
 

@@ -8,7 +8,7 @@ from fastapi.openapi.models import Example
 from pydantic import BaseModel
 
 from innkeeper.api.access import Anyone, GuardedRoute, OwningProject, VisibleProject, actor
-from innkeeper.api.bodies import RootPassword
+from innkeeper.api.bodies import ConsoleLog, RootPassword
 from innkeeper.api.parameters import (
     ACCEPTED_HEADERS,
     Cursor,
@@ -27,7 +27,7 @@ from innkeeper.domain.specs import (
     ServerRequest,
     StopRequest,
 )
-from innkeeper.services import accept, servers
+from innkeeper.services import accept, consoles, servers
 from innkeeper.services.views import OperationView, Page, Principal, ServerView
 
 router = APIRouter(prefix="/servers", tags=["servers"], route_class=GuardedRoute)
@@ -104,6 +104,19 @@ def list_servers(
 def get_server(server_id: UUID, principal: Anyone) -> ServerView:
     """Show a server."""
     return servers.get(server_id, principal.project_id)
+
+
+@router.get("/{server_id}/console-log", responses=documented(404))
+def read_console(
+    server_id: UUID,
+    principal: Anyone,
+    lines: Annotated[int, Query(ge=1, le=10_000, description="How many, counted from the end")] = (
+        100
+    ),
+) -> ConsoleLog:
+    """Show what the serial console has said since the server was started last."""
+    said = consoles.output(server_id, principal.project_id, lines=lines)
+    return ConsoleLog(server_id=server_id, output=said)
 
 
 @router.post("/{server_id}/root-password", responses=documented(404))

@@ -223,6 +223,24 @@ def ssh(
 
 
 @app.command()
+def console(
+    name: ServerName,
+    *,
+    lines: Annotated[int, typer.Option(min=1, max=10_000, help="How many, from the end.")] = 100,
+    project: Project = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Show what the serial console has said since the server was started last."""
+    with connect() as client:
+        server = lookup.server(client, name, project)
+        answer = client.get(f"/servers/{server['id']}/console-log", lines=lines)
+    if output is Format.JSON:
+        out.emit_json(answer)
+        return
+    typer.echo(answer["output"], nl=False)
+
+
+@app.command()
 def password(name: ServerName, project: Project = None, output: Output = Format.TABLE) -> None:
     """Show the root password that was made on request. It is shown once, then forgotten."""
     with connect() as client:

@@ -47,6 +47,24 @@ def server_of(volume: str) -> UUID | None:
     return server_id if ours else None
 
 
+def console_log(server_id: UUID) -> str:
+    """Return where a host keeps what a server's console says: beside libvirt's own logs.
+
+    Debian rotates what is in there, and libvirt's profile of a guest allows it.
+    """
+    return f"/var/log/libvirt/qemu/innkeeper-{server_id}.log"
+
+
+def console_owner(path: str) -> UUID | None:
+    """Return whose console log a path is, or None when the name is not ours."""
+    name = path.rsplit("/", 1)[-1]
+    try:
+        server_id = UUID(name.removeprefix("innkeeper-").removesuffix(".log"))
+    except ValueError:
+        return None
+    return server_id if console_log(server_id).endswith(f"/{name}") else None
+
+
 def mac_address(server_id: UUID, index: int = 0) -> str:
     """Return the MAC of a NIC: KVM's prefix 52:54:00 and 24 bits derived from the UUID."""
     digest = hashlib.sha256(server_id.bytes + bytes([index])).digest()

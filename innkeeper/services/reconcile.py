@@ -15,7 +15,7 @@ from innkeeper.host.channel import HostChannel, open_channel
 from innkeeper.hypervisor import guest, network, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.power import PowerState
-from innkeeper.services import edges, events, journal, leases, operations
+from innkeeper.services import consoles, edges, events, journal, leases, operations
 from innkeeper.services.survey import Finding
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
@@ -183,6 +183,9 @@ def _remove(host: Host, channel: HostChannel, finding: Finding) -> None:
     if finding.kind == "domain" and finding.server_id:
         guest.destroy(connection, finding.server_id)
         guest.undefine(connection, finding.server_id)
+        consoles.forget(host.channel, finding.server_id)
+    elif finding.kind == "console-log" and finding.server_id:
+        consoles.forget(host.channel, finding.server_id)
     elif finding.kind in {"volume", "seed"}:
         storage.delete_volume(connection, POOL, finding.name)
     elif finding.kind == "dhcp-entry" and finding.network:

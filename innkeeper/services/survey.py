@@ -24,7 +24,7 @@ from innkeeper.db.models import (
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
-from innkeeper.domain.naming import POOL, seed_of, server_of
+from innkeeper.domain.naming import POOL, console_log, console_owner, seed_of, server_of
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import InnkeeperError
 from innkeeper.host import edge
@@ -37,6 +37,7 @@ from innkeeper.services import edges
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate, Terraform
 
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
+CONSOLE_FOLDER = console_log(UUID(int=0)).rpartition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def survey(host_id: UUID) -> list[Finding]:
     findings += _volumes(expected, volumes)
     findings += _dhcp(expected)
     findings += _forwards(expected)
-    findings += _nvram(expected, owned)
+    findings += _files(expected, owned)
     findings += _rows(expected, {domain.name for domain in owned}, set(volumes))
     return findings
 
@@ -315,17 +316,24 @@ def _forwards(expected: Expectation) -> list[Finding]:
     return found
 
 
-def _nvram(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
+def _files(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
+    """Find what outlived its domain: NVRAM and console logs."""
     if expected.host.virt_type == "test":
         return []
-    argv = ["find", NVRAM_FOLDER, "-maxdepth", "1", "-name", "ik-*"]
-    listed = open_channel(expected.host.channel).run(argv)
-    names = {domain.name for domain in owned}
-    return [
-        Finding(expected.host.name, "nvram", path, "no domain has it")
-        for path in listed.stdout.split()
-        if path.rsplit("/", 1)[-1].removesuffix("_VARS.fd") not in names
-    ]
+    argv = ["find", NVRAM_FOLDER, CONSOLE_FOLDER, "-maxdepth", "1"]
+    argv += ["(", "-name", "ik-*_VARS.fd", "-o", "-name", "innkeeper-*.log", ")"]
+    listed = open_channel(expected.host.channel).run(argv).stdout.split()
+    host, names = expected.host.name, {domain.name for domain in owned}
+    found = []
+    for path in listed:
+        owner = console_owner(path)
+        known = expected.servers.get(owner) if owner else None
+        if known is not None and known.gone:
+            why = f"its server is {known.status}"
+            found.append(Finding(host, "console-log", path, why, owner, reapable=True))
+        elif owner is None and path.rsplit("/", 1)[-1].removesuffix("_VARS.fd") not in names:
+            found.append(Finding(host, "nvram", path, "no domain has it"))
+    return found
 
 
 def _rows(expected: Expectation, domains: set[str], volumes: set[str]) -> list[Finding]:

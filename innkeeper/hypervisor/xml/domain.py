@@ -172,7 +172,7 @@ def _devices(spec: DomainSpec) -> tuple[Element, ...]:
         *_seed(spec.seed_path),
         *(Interface(mac=nic.mac, network=nic.network) for nic in spec.nics),
         Controller(type="usb", model="none"),  # nothing uses USB, and an idle one costs wake-ups
-        Serial(log=log, log_append="on" if log else None),
+        Serial(log=log, log_append="off" if log else None),
         Channel(),
         Rng(),
         MemBalloon(stats_period=_BALLOON_PERIOD_SECONDS),
