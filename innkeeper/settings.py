@@ -2,19 +2,51 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from functools import lru_cache
+from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from cryptography.fernet import Fernet
-from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from innkeeper.errors import PermanentError
+
+
+class InvalidSettings(PermanentError):
+    """The environment, or the stack's file, has a value that makes no sense."""
+
+    status = 500
+    slug = "invalid-settings"
+    title = "Invalid settings"
 
 
 def _xdg(variable: str, fallback: str) -> Path:
     return Path(os.environ.get(variable) or Path.home() / fallback) / "innkeeper"
+
+
+def _network(text: str) -> str:
+    network = IPv4Network(text)
+    if network.prefixlen > 24:  # noqa: PLR2004 - what a project's network on a host takes
+        raise ValueError("it has to hold at least one /24 network")
+    return str(network)
+
+
+def _ports(given: Any) -> Any:
+    words = re.findall(r"\d+", given) if isinstance(given, str) else list(given)
+    first, last = [int(word) for word in words] if len(words) == 2 else (0, 0)  # noqa: PLR2004
+    if not 1 <= first <= last <= 65535:  # noqa: PLR2004 - TCP's last port
+        raise ValueError("it has to be the first and the last of some TCP ports, as 2200-2299")
+    return first, last
 
 
 class StackFile(PydanticBaseSettingsSource):
@@ -55,8 +87,8 @@ class Settings(BaseSettings):
     accelerator: Literal["auto", "kvm", "qemu"] = "auto"
     cpu_overcommit: float = Field(default=2.0, gt=0)
     memory_overcommit: float = Field(default=1.0, gt=0)
-    forward_ports: tuple[int, int] = (2200, 2299)
-    guest_networks: str = "10.64.0.0/12"
+    forward_ports: Annotated[tuple[int, int], NoDecode, BeforeValidator(_ports)] = (2200, 2299)
+    guest_networks: Annotated[str, AfterValidator(_network)] = "10.64.0.0/12"
     worker_limit: int = 10
     rate_limit: str = "600/minute"
     agent_stop_seconds: float = 30.0
@@ -137,5 +169,19 @@ class Settings(BaseSettings):
 
 @lru_cache(maxsize=1)
 def settings() -> Settings:
-    """Return the settings of this process (read once)."""
-    return Settings()
+    """Return the settings of this process (read once).
+
+    Raises:
+        InvalidSettings: a value makes no sense.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        fields = Settings.model_fields
+        told = "; ".join(
+            # The environment calls some by a name without our prefix.
+            f"{name if name not in fields else f'INNKEEPER_{name.upper()}'}: {problem['msg']}"
+            for problem in error.errors()
+            for name in [str(problem["loc"][0])]
+        )
+        raise InvalidSettings(f"{told}. Correct the environment, or stack.json.") from None
