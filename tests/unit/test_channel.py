@@ -1,8 +1,12 @@
 import asyncio
+import os
+import signal
 import stat
+import subprocess
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ class SshHost:
         self.port = 0
         self.logins = 0
         self.connections: set[asyncssh.SSHServerConnection] = set()
+        self.commands: set[subprocess.Popen[bytes]] = set()
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -61,21 +66,24 @@ class SshHost:
     def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
 
-    @staticmethod
-    async def serve(process: "asyncssh.SSHServerProcess[bytes]") -> None:
-        pipe = asyncio.subprocess.PIPE
-        child = await asyncio.create_subprocess_shell(
-            process.command or "false", stdin=pipe, stdout=pipe, stderr=pipe
-        )
-        try:
-            out, err = await child.communicate(await process.stdin.read())
-        finally:  # a cut connection cancels this: neither child nor pipes may stay
-            if child.returncode is None:
-                child.kill()
-            child._transport.close()  # type: ignore[attr-defined]
-        process.stdout.write(out)
-        process.stderr.write(err)
-        process.exit(child.returncode or 0)
+    async def serve(self, process: "asyncssh.SSHServerProcess[bytes]") -> None:
+        data = await process.stdin.read()
+        # A thread waits for the child: on a loop that closes soon, asyncio never would.
+        done = await asyncio.to_thread(self.execute, process.command or "false", data)
+        process.stdout.write(done.stdout)
+        process.stderr.write(done.stderr)
+        process.exit(done.returncode)
+
+    def execute(self, command: str, data: bytes) -> "subprocess.CompletedProcess[bytes]":
+        pipe = subprocess.PIPE
+        argv = ["sh", "-c", command]
+        with subprocess.Popen(
+            argv, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+        ) as child:
+            self.commands.add(child)
+            out, err = child.communicate(data)
+            self.commands.remove(child)
+        return subprocess.CompletedProcess(argv, child.returncode, out, err)
 
     def cut(self) -> None:
         """Break every connection, as a firewall or a restart does."""
@@ -98,11 +106,17 @@ class SshHost:
         self.cut()
 
     def close(self) -> None:
+        """End everything that runs here, and return when it has ended."""
+
         async def end_commands() -> None:
             left = asyncio.all_tasks() - {asyncio.current_task()}
             for task in left:
                 task.cancel()
+            for child in list(self.commands):
+                with suppress(ProcessLookupError):  # it may have ended just now
+                    os.killpg(child.pid, signal.SIGKILL)  # what the shell started, too
             await asyncio.gather(*left, return_exceptions=True)
+            await self.loop.shutdown_default_executor()
 
         self.stop()
         self.wait(end_commands())
