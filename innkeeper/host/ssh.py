@@ -8,6 +8,7 @@ import asyncio
 import logging
 import shlex
 import threading
+from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import cache
@@ -28,6 +29,7 @@ KEEPALIVE_SECONDS = 15.0
 SLACK_SECONDS = 5.0  # for the answer to travel back to the caller's thread
 
 Result = TypeVar("Result")
+_Running = tuple[asyncssh.SSHClientConnection, "asyncssh.SSHClientProcess[bytes]"]
 _starting = threading.Lock()
 
 
@@ -69,6 +71,7 @@ class KeptConnection:
         self.host, self.port, self.user = host, port, user
         self.open: asyncssh.SSHClientConnection | None = None
         self.opening = asyncio.Lock()
+        self.commands: Counter[asyncssh.SSHClientConnection] = Counter()
 
     def execute(
         self, argv: Sequence[str], data: bytes | None, timeout: float
@@ -92,7 +95,7 @@ class KeptConnection:
         data: bytes | None,
         timeout: float,  # noqa: ASYNC109
     ) -> tuple[int, bytes, bytes]:
-        process = await self._start(shlex.join(argv))
+        connection, process = await self._start(shlex.join(argv))
         try:
             async with asyncio.timeout(timeout):
                 if data:
@@ -107,11 +110,12 @@ class KeptConnection:
             raise HostUnreachable(f"Lost {self.host} while {argv[0]} ran: {error}") from error
         finally:
             process.close()
+            self._ended(connection)
         if process.returncode is None:
             raise HostUnreachable(f"Lost {self.host} while {argv[0]} ran.")
         return process.returncode, _bytes(out), _bytes(err)
 
-    async def _start(self, command: str) -> "asyncssh.SSHClientProcess[bytes]":
+    async def _start(self, command: str) -> _Running:
         """Start the command; a kept connection that proves dead is replaced once.
 
         That repeats nothing: on a dead connection the command never started.
@@ -120,18 +124,31 @@ class KeptConnection:
         try:
             return await self._process(command)
         except (OSError, asyncssh.Error) as error:
-            self.open = None
             if kept is None:
                 raise HostUnreachable(f"{self.host} does not answer over SSH: {error!r}") from error
         try:
             return await self._process(command)
         except (OSError, asyncssh.Error) as error:
-            self.open = None
             raise HostUnreachable(f"{self.host} does not answer over SSH: {error!r}") from error
 
-    async def _process(self, command: str) -> "asyncssh.SSHClientProcess[bytes]":
+    async def _process(self, command: str) -> _Running:
         connection = await self._connected()
-        return await connection.create_process(command, encoding=None)
+        self.commands[connection] += 1
+        try:
+            return connection, await connection.create_process(command, encoding=None)
+        except BaseException:
+            if self.open is connection:  # else another caller has replaced it already
+                self.open = None
+            self._ended(connection)
+            raise
+
+    def _ended(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Note that a command has ended; with its last one goes a connection given up."""
+        self.commands[connection] -= 1
+        if not self.commands[connection]:
+            del self.commands[connection]
+            if connection is not self.open:
+                connection.close()
 
     async def _connected(self) -> asyncssh.SSHClientConnection:
         async with self.opening:  # of many first callers one connects
@@ -164,10 +181,10 @@ class KeptConnection:
             ) from error
 
     async def _close(self) -> None:
-        if self.open is not None:
-            self.open.close()
-            await self.open.wait_closed()
-            self.open = None
+        kept, self.open = self.open, None
+        if kept is not None:
+            kept.close()
+            await kept.wait_closed()
 
 
 def known_hosts() -> str:

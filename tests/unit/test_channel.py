@@ -4,11 +4,13 @@ import signal
 import stat
 import subprocess
 import threading
-from collections.abc import Coroutine, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import asyncssh
 import pytest
@@ -84,6 +86,12 @@ class SshHost:
             out, err = child.communicate(data)
             self.commands.remove(child)
         return subprocess.CompletedProcess(argv, child.returncode, out, err)
+
+    def eventually(self, reached: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 10
+        while not reached():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
     def cut(self) -> None:
         """Break every connection, as a firewall or a restart does."""
@@ -237,6 +245,59 @@ def test_connects_again_after_the_host_restarted(ssh_host: SshHost) -> None:
     ssh_host.cut()
     opened.run(["true"]).check()
     assert ssh_host.logins == 3
+    opened.close()
+
+
+class Dead:
+    """A kept connection that has not noticed yet, and tells each caller after another time."""
+
+    def __init__(self) -> None:
+        self.callers = 0
+        self.closed = 0
+
+    def is_closed(self) -> bool:
+        return False
+
+    async def create_process(self, *_: Any, **__: Any) -> None:
+        self.callers += 1
+        await asyncio.sleep(0.1 if self.callers == 1 else 0.6)
+        raise asyncssh.ConnectionLost("gone")
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_callers_that_lose_the_same_connection_open_one_new(ssh_host: SshHost) -> None:
+    opened = SshChannel("127.0.0.1", ssh_host.port, "root")
+    dead = Dead()
+    opened.connection.open = cast("asyncssh.SSHClientConnection", dead)
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: opened.run(["true"]), range(4)))
+    assert [result.returncode for result in results] == [0] * 4
+    assert (dead.callers, dead.closed) == (4, 1)
+    assert ssh_host.logins == 1
+    opened.close()
+
+
+def test_a_connection_that_takes_no_more_ends_with_its_last_command(
+    ssh_host: SshHost, tmp_path: Path
+) -> None:
+    opened = SshChannel("127.0.0.1", ssh_host.port, "root")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(opened.run, ["cat", str(fifo)])
+        with fifo.open("w") as end:  # blocks until the command runs
+            full = opened.connection.open
+            assert full is not None
+            full.create_process = AsyncMock(  # type: ignore[method-assign]
+                side_effect=asyncssh.ChannelOpenError(asyncssh.OPEN_RESOURCE_SHORTAGE, "full")
+            )
+            opened.run(["true"]).check()
+            assert len(ssh_host.connections) == 2
+            end.write("whole")
+        assert long.result(10).stdout == "whole"
+    ssh_host.eventually(lambda: len(ssh_host.connections) == 1)
     opened.close()
 
 
