@@ -7,11 +7,7 @@ from conftest import Catalogue
 from sqlalchemy import select, text
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import (
-    Artifact,
-    Base,
-    OperationStep,
-)
+from innkeeper.db.models import Artifact, Base, OperationStep
 from innkeeper.db.session import engine, transaction
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.steps import ArtifactKind

@@ -13,12 +13,7 @@ from disk_images import as_format, ready, sha256
 from file_site import Site
 
 from innkeeper.images import store
-from innkeeper.images.failure import (
-    ImportBusy,
-    SourceMissing,
-    SourceRefused,
-    SourceUnavailable,
-)
+from innkeeper.images.failure import ImportBusy, SourceMissing, SourceRefused, SourceUnavailable
 from innkeeper.images.fetch import fetch, incoming
 from innkeeper.images.importing import import_image
 from innkeeper.settings import settings

@@ -5,16 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from paper_api import (
-    PaperApi,
-    a_problem,
-    a_server,
-    an_operation,
-    finished,
-    ident,
-    page,
-    run,
-)
+from paper_api import PaperApi, a_problem, a_server, an_operation, finished, ident, page, run
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFlw8I1rWwwMvXovy70WRUIIjzwPGIbpcij8JhgbJyMA"
 

@@ -7,15 +7,7 @@ from conftest import Catalogue
 from journaled import active, ask, makes, snapshot, started
 from sqlalchemy import select
 
-from innkeeper.db.models import (
-    Address,
-    Disk,
-    Event,
-    Nic,
-    Operation,
-    PortForward,
-    Server,
-)
+from innkeeper.db.models import Address, Disk, Event, Nic, Operation, PortForward, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.specs import ConfigureRequest
