@@ -296,7 +296,15 @@ def race() -> Race:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs root where there is none, and say so."""
+    """Skip what needs root where there is none; keep together what shares expensive fixtures.
+
+    With `-n` the tests that wait for guests (`e2e`) run beside those that compute.
+    """
+    root = Path(__file__).parent
+    for item in items:
+        folder = item.path.relative_to(root).parts[0]
+        group = str(item.path) if folder == "unit" else folder
+        item.add_marker(pytest.mark.xdist_group(group))
     if os.geteuid() == 0:
         return
     for item in items:
