@@ -295,6 +295,7 @@ def race() -> Race:
     return run
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs root where there is none; keep together what shares expensive fixtures.
 
