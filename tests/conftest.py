@@ -24,6 +24,7 @@ import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
+from xdist.scheduler import LoadScopeScheduling
 
 from innkeeper.db import migrate
 from innkeeper.db.models import Host, Image, Plan, Project, Quota
@@ -295,19 +296,27 @@ def race() -> Race:
     return run
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs root where there is none; keep together what shares expensive fixtures.
-
-    With `-n` the tests that wait for guests (`e2e`) run beside those that compute.
-    """
-    root = Path(__file__).parent
-    for item in items:
-        folder = item.path.relative_to(root).parts[0]
-        group = str(item.path) if folder == "unit" else folder
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Skip what needs root where there is none, and say so."""
     if os.geteuid() == 0:
         return
     for item in items:
         if item.get_closest_marker("lab"):
             item.add_marker(pytest.mark.skip(reason="needs root: namespaces, bridges and cgroups"))
+
+
+class _ByFolder(LoadScopeScheduling):
+    """Keeps a folder's tests in one process, for they share expensive fixtures; `unit` by file.
+
+    The tests that wait for guests (`e2e`) then run beside those that compute.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        _tests, folder, *_ = nodeid.split("/", 2)
+        return nodeid.partition("::")[0] if folder == "unit" else folder
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFolder:
+    """Spread the tests (`-n`) by what they share."""
+    return _ByFolder(config, log)
