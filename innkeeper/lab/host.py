@@ -17,7 +17,16 @@ from innkeeper.lab.layout import NAMESPACES, SOCKET_PATH_LIMIT, HostLayout, is_m
 
 log = logging.getLogger(__name__)
 
-FOLDERS = ("run/libvirt", "run/lock", "etc", "lib/images", "lib/boot", "lib/qemu", "log", "cache")
+FOLDERS = (
+    "run/libvirt",
+    "run/lock",
+    "etc",
+    "lib/images",
+    "lib/boot",
+    "lib/qemu",
+    "log/qemu",
+    "cache",
+)
 BINDS = {
     "etc": "/etc/libvirt",
     "lib": "/var/lib/libvirt",
