@@ -1,31 +1,21 @@
 """A stack of the benchmarks' own: a home, ports and a lab host that nobody else uses."""
 
-import os
-import shutil
-import socket
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from innkeeper import dispatch
+from benchmarks.disposable import DisposableStack, disposable_stack
 from innkeeper.cli.client import Client, Json
-from innkeeper.db.session import engine_for
-from innkeeper.hypervisor.connection import forget
 from innkeeper.lab import images as guests
-from innkeeper.lab.fleet import Lab, LabHost
-from innkeeper.settings import settings
-from innkeeper.stack import lifecycle
-from innkeeper.stack.config import cluster_folder
-from innkeeper.stack.hooks import deploy, migrate
+from innkeeper.lab.fleet import LabHost
 
 FIRST_INDEX = 60
 IMAGE_SECONDS = 300.0
 OPERATION_SECONDS = 300.0
-_OURS = ("INNKEEPER_", "PREFECT_", "DATABASE_URL")
+_KEPT = ("INNKEEPER_CACHE", "INNKEEPER_ACCELERATOR", "INNKEEPER_WORKER_LIMIT")
 
 
 class BenchmarkFailed(Exception):
@@ -38,29 +28,16 @@ class Estate:
 
     home: Path
     client: Client
-    _undo: ExitStack
+    _stack: DisposableStack
     _lab_host: LabHost | None = None
     image_id: str = ""
 
     def lab_host(self) -> LabHost:
         """Return the lab host `lab1`, registered, with the image `tiny` ready."""
         if self._lab_host is None:
-            lab = Lab(self.home, first_index=FIRST_INDEX)
-            self._undo.callback(lab.down, purge=True)
-            host = lab.up(1)[0]
-            self._undo.callback(forget, host.uri)
-            body = {
-                "name": host.name,
-                "uri": host.uri,
-                "channel": host.channel_address,
-                "edge_address": host.edge_address,
-                "pool_path": host.pool_path,
-                "memory_mib": 4096,
-                "vcpus": 16,
-            }
-            self.client.post("/hosts", body)
+            lab = self._stack.add_lab_hosts(1, first_index=FIRST_INDEX)
             self.tiny_image()
-            self._lab_host = host
+            self._lab_host = lab.hosts()[0]
         return self._lab_host
 
     def tiny_image(self) -> Json:
@@ -106,63 +83,11 @@ def until(ask: Callable[[], Any], seconds: float, pause: float = 0.2) -> None:
         time.sleep(pause)
 
 
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
-def _forget() -> None:
-    """Drop what this process remembers of a home."""
-    engine_for(settings().database_url).dispose()
-    engine_for.cache_clear()
-    dispatch.starter().close()
-    settings.cache_clear()
-
-
-@contextmanager
-def _environment(home: Path) -> Iterator[None]:
-    before = dict(os.environ)
-    for name in list(os.environ):
-        if name.startswith(_OURS):
-            del os.environ[name]
-    postgres, prefect, api = _free_ports(3)
-    os.environ |= {
-        "INNKEEPER_HOME": str(home),
-        "INNKEEPER_POSTGRES_PORT": str(postgres),
-        "INNKEEPER_PREFECT_PORT": str(prefect),
-        "INNKEEPER_API_PORT": str(api),
-        "INNKEEPER_RATE_LIMIT": "1000000/minute",
-    }
-    kept = ("INNKEEPER_CACHE", "INNKEEPER_ACCELERATOR", "INNKEEPER_WORKER_LIMIT")
-    os.environ |= {name: before[name] for name in kept if name in before}
-    settings.cache_clear()
-    try:
-        yield
-    finally:
-        _forget()
-        os.environ.clear()
-        os.environ.update(before)
-        settings.cache_clear()
-
-
 @contextmanager
 def open_estate() -> Iterator[Estate]:
     """Bring a stack up; nothing of it is left afterwards."""
-    home = Path(tempfile.mkdtemp(prefix="ik-bench-"))
-    try:
-        with _environment(home), ExitStack() as undo:
-            undo.callback(shutil.rmtree, cluster_folder(home), ignore_errors=True)
-            undo.callback(lifecycle.down)
-            lifecycle.up(hooks=lifecycle.Hooks(migrate=migrate, deploy=deploy))
-            settings.cache_clear()
-            key = (home / "admin.key").read_text().strip()
-            client = undo.enter_context(Client(settings().api_url, key))
-            project = next(client.items("/projects"))
-            unlimited = {"servers": -1, "vcpus": -1, "memory_mib": -1, "disk_gib": -1}
-            client.put(f"/projects/{project['id']}/quota", unlimited)
-            yield Estate(home, client, undo)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+    with disposable_stack("ik-bench-", {"INNKEEPER_RATE_LIMIT": "1000000/minute"}, _KEPT) as stack:
+        project = next(stack.client.items("/projects"))
+        unlimited = {"servers": -1, "vcpus": -1, "memory_mib": -1, "disk_gib": -1}
+        stack.client.put(f"/projects/{project['id']}/quota", unlimited)
+        yield Estate(stack.home, stack.client, stack)

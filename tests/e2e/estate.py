@@ -2,15 +2,12 @@
 
 import os
 import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,43 +16,29 @@ from uuid import UUID
 import httpx
 import psutil
 
+from benchmarks.disposable import disposable_stack
+from e2e.traces import traces
 from innkeeper import dispatch
 from innkeeper.cli.client import Client, Json
 from innkeeper.configuration import login
 from innkeeper.configuration.target import Target
-from innkeeper.db.session import engine_for
-from innkeeper.hypervisor.connection import forget
 from innkeeper.lab import images as guests
 from innkeeper.lab.fleet import Lab, LabHost
 from innkeeper.lab.layout import HostLayout
-from innkeeper.services import identity
 from innkeeper.settings import settings
-from innkeeper.stack import lifecycle
-from innkeeper.stack.config import cluster_folder, mark
-from innkeeper.stack.hooks import deploy, migrate
+from innkeeper.stack.config import mark
 from innkeeper.stack.programs import CHECKOUT, WORKER, prefect_client_environment
-from innkeeper.stack.supervisor import MARK, Supervisor, leftovers
+from innkeeper.stack.supervisor import MARK, Supervisor
 
-HOST_MEMORY_MIB = 4096
-HOST_VCPUS = 16
 FIRST_INDEX = 100
 STALE_SECONDS = 5.0
 REACHABLE_SECONDS = 480.0  # many guests at once, emulated, on a machine that has other work
 OPERATION_SECONDS = 540.0
-FOREIGN = ("DATABASE_URL", "PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILES_PATH")
 FAILED = {"failed", "cancelled"}
 
 
 class OperationFailed(AssertionError):
     """An operation that should have succeeded did not."""
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def eventually(
@@ -299,65 +282,6 @@ class Estate:
         self._doomed.clear()
 
 
-def _forget() -> None:
-    """Drop what this process remembers of a home."""
-    engine_for(settings().database_url).dispose()
-    engine_for.cache_clear()
-    identity.public_key.cache_clear()
-    dispatch.starter().close()
-    dispatch._starter_for.cache_clear()
-    settings.cache_clear()
-
-
-@contextmanager
-def _environment(home: Path) -> Iterator[None]:
-    postgres, prefect, api = _free_ports(3)
-    ours = {
-        "INNKEEPER_HOME": str(home),
-        "INNKEEPER_POSTGRES_PORT": str(postgres),
-        "INNKEEPER_PREFECT_PORT": str(prefect),
-        "INNKEEPER_API_PORT": str(api),
-        "INNKEEPER_ACCELERATOR": "qemu",  # proving KVM has a test of its own
-        "INNKEEPER_STALE_AFTER_SECONDS": str(STALE_SECONDS),
-        "INNKEEPER_REACHABLE_SECONDS": str(REACHABLE_SECONDS),
-        "INNKEEPER_RATE_LIMIT": "100000/minute",
-    }
-    before = dict(os.environ)
-    for name in list(os.environ):
-        if name.startswith(("INNKEEPER_", "PREFECT_")) or name in FOREIGN:
-            del os.environ[name]
-    if cache := before.get("INNKEEPER_CACHE"):
-        ours["INNKEEPER_CACHE"] = cache
-    os.environ.update(ours)
-    settings.cache_clear()
-    try:
-        yield
-    finally:
-        _forget()
-        os.environ.clear()
-        os.environ.update(before)
-        settings.cache_clear()
-
-
-def traces(home: Path) -> dict[str, list[str]]:
-    """Return everything on this machine that an estate could have left."""
-    marks = tuple(HostLayout(home / "lab", f"lab{n}").mark for n in (1, 2))
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    processes = [
-        " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]) if p.pid
-    ]
-    links = [link.name for link in Path("/sys/class/net").iterdir()]
-    found = {
-        "mounts": [line for line in mounts if str(home) in line],
-        "processes": [command for command in processes if str(home) in command],
-        "marked": [process.name() for process in leftovers(home)],
-        "links": [name for name in links if name.startswith(marks)],
-        "groups": [str(p) for p in Path("/sys/fs/cgroup").glob("*/ik*") if p.name in marks],
-        "files": [str(home)] if home.exists() else [],
-    }
-    return {kind: entries for kind, entries in found.items() if entries}
-
-
 @contextmanager
 def _told_to_end() -> Iterator[None]:
     """Let SIGTERM end the tests as Ctrl-C does: a lab that nobody takes down would stay."""
@@ -371,44 +295,21 @@ def _told_to_end() -> Iterator[None]:
 @contextmanager
 def open_estate() -> Iterator[Estate]:
     """Bring an estate up; whatever happens, nothing of it is left afterwards."""
-    home = Path(tempfile.mkdtemp(prefix="ik-e2e-"))
-    try:
-        with _told_to_end(), _environment(home), ExitStack() as undo:
-            cluster = cluster_folder(home)
-            undo.callback(shutil.rmtree, cluster, ignore_errors=True)
-            undo.callback(lifecycle.down)
-            lifecycle.up(hooks=lifecycle.Hooks(migrate=migrate, deploy=deploy))
-            settings.cache_clear()
-            lab = Lab(home, first_index=FIRST_INDEX)
-            undo.callback(lab.down, purge=True)
-            hosts = lab.up(2)
-            undo.callback(lambda: [forget(host.uri) for host in hosts])
-            key = (home / "admin.key").read_text().strip()
-            client = undo.enter_context(Client(settings().api_url, key))
-            estate = Estate(home, lab, client, Supervisor(home))
-            undo.callback(estate.end_doomed)
-            _furnish(estate, hosts)
-            yield estate
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
-    assert traces(home) == {}
-
-
-def _furnish(estate: Estate, hosts: Sequence[LabHost]) -> None:
-    for host in hosts:
-        body: Json = {
-            "name": host.name,
-            "uri": host.uri,
-            "channel": host.channel_address,
-            "edge_address": host.edge_address,
-            "pool_path": host.pool_path,
-            "memory_mib": HOST_MEMORY_MIB,
-            "vcpus": HOST_VCPUS,
-        }
-        estate.client.post("/hosts", body)
-    project = next(estate.client.items("/projects"))
-    estate.client.put(f"/projects/{project['id']}/quota", {"servers": 40, "vcpus": -1})
-    estate.image("tiny")
+    given = {
+        "INNKEEPER_ACCELERATOR": "qemu",  # proving KVM has a test of its own
+        "INNKEEPER_STALE_AFTER_SECONDS": str(STALE_SECONDS),
+        "INNKEEPER_REACHABLE_SECONDS": str(REACHABLE_SECONDS),
+        "INNKEEPER_RATE_LIMIT": "100000/minute",
+    }
+    with _told_to_end(), disposable_stack("ik-e2e-", given, ["INNKEEPER_CACHE"]) as stack:
+        lab = stack.add_lab_hosts(2, first_index=FIRST_INDEX)
+        estate = Estate(stack.home, lab, stack.client, Supervisor(stack.home))
+        stack.undo.callback(estate.end_doomed)
+        project = next(estate.client.items("/projects"))
+        estate.client.put(f"/projects/{project['id']}/quota", {"servers": 40, "vcpus": -1})
+        estate.image("tiny")
+        yield estate
+    assert traces(stack.home) == {}
 
 
 def unique(prefix: str) -> str:
