@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 import psutil
 from sqlalchemy import func, select
 
-from benchmarks import machine
+from benchmarks import machine, worker_latency
 from benchmarks.estate import Estate
 from benchmarks.table import Table
-from innkeeper.cli.client import Client
+from innkeeper.cli.client import Client, Json
 from innkeeper.db.models import Operation, Server
 from innkeeper.db.session import transaction
 from innkeeper.settings import settings
@@ -26,7 +26,8 @@ HOSTS = 10
 HOST_VCPUS = 64  # times overcommit 2.0, times 10 hosts: 1,280 servers of one vCPU
 SIZES = tuple(int(n) for n in os.environ.get("BENCH_CREATES", "100,1000").split(","))
 SMALLER = 300
-PATIENCE_SECONDS = 360.0
+EMPTY_RUNS = 100
+PATIENCE_SECONDS = 1200.0
 SENDERS = 8
 GOAL = 10.0
 OURSELVES, POSTGRES = "load generator", "PostgreSQL"
@@ -117,6 +118,41 @@ def volley(estate: Estate, count: int) -> Round:
     return told
 
 
+def empty_runs(estate: Estate, count: int) -> Round:
+    """Send `count` runs of a flow that does nothing through the same worker: Prefect's own cost."""
+    prefect = worker_latency.Prefect()
+    deployment = prefect.deploy(f"{worker_latency.WARM}-volley", "innkeeper")
+    path = f"/deployments/{deployment}"
+    try:
+        prefect.seconds_to_running(deployment)  # the first one imports the flow
+        told = Round(count)
+        before, busy, begun = cpu_seconds(estate), _busy(), time.monotonic()
+        with ThreadPoolExecutor(SENDERS) as threads:
+            body: Json = {"parameters": {}}
+            list(
+                threads.map(
+                    lambda _: prefect.ask("POST", f"{path}/create_flow_run", body), range(count)
+                )
+            )
+        told.accepted_seconds = time.monotonic() - begun
+        wanted = {
+            "deployments": {"id": {"any_": [deployment]}},
+            "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        }
+        while time.monotonic() - begun < PATIENCE_SECONDS:
+            told.phases["succeeded"] = prefect.ask("POST", "/flow_runs/count", wanted) - 1
+            told.seconds = time.monotonic() - begun
+            if told.lost == 0:
+                break
+            time.sleep(0.5)
+        after = cpu_seconds(estate)
+        told.cpu = {name: after[name] - before.get(name, 0.0) for name in after}
+        told.machine_busy = _busy() - busy
+        return told
+    finally:
+        prefect.ask("DELETE", path)
+
+
 def _send(estate: Estate, count: int) -> None:
     key = (estate.home / "admin.key").read_text().strip()
 
@@ -157,6 +193,7 @@ def run(estate: Estate) -> list[Table]:
     estate.enable_only(names)
     estate.tiny_image()
     volley(estate, 4)  # the first create on a host lays its substrate
+    floor = empty_runs(estate, EMPTY_RUNS)
     rounds: list[Round] = []
     notes = [f"{HOSTS} simulated hosts, {os.cpu_count()} cores; goal {GOAL:.0f} creates/s, 0 lost."]
     for wanted in SIZES:
@@ -171,6 +208,12 @@ def run(estate: Estate) -> list[Table]:
     if error := _first_error():
         notes.append(f"The first failure: {error}")
     notes.append(f"Load at the end: {machine.load()}.")
+    cost = sum(floor.cpu.values()) / floor.count
+    notes.append(
+        f"{floor.count} runs of a flow without any task, through the same worker: "
+        f"{floor.completed:.1f}/s at {1000 * cost:.0f} ms of processor time each. That much a run "
+        "costs Prefect before the first line of ours."
+    )
     return [_speeds(rounds, notes), _costs(rounds)]
 
 

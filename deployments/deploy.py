@@ -27,6 +27,7 @@ from prefect.client.orchestration import PrefectClient, get_client  # noqa: E402
 from prefect.client.schemas.actions import (  # noqa: E402
     DeploymentScheduleCreate,
     WorkPoolCreate,
+    WorkPoolUpdate,
 )
 from prefect.client.schemas.objects import ConcurrencyOptions  # noqa: E402
 from prefect.client.schemas.schedules import construct_schedule  # noqa: E402
@@ -110,7 +111,11 @@ async def _ensure_pool(client: PrefectClient, name: str, worker: type[Any], repo
             f"The work pool '{name}' exists with type '{pool.type}', not '{worker.type}': "
             f"delete it (`prefect work-pool delete {name}`) and run this again."
         )
-    report.note(changed=False, line=name)
+    # What an operator has set for stock workers is theirs.
+    outdated = worker is WarmWorker and pool.base_job_template != template
+    if outdated:
+        await client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+    report.note(changed=outdated, line=name)
 
 
 def _warm(entry: dict[str, Any]) -> dict[str, Any]:

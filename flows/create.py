@@ -13,6 +13,7 @@ from tasks.guest_login import verify_guest, wait_reachable
 from tasks.network import give_lease
 from tasks.operation import operation
 from tasks.seed import write_seed
+from tasks.step import together
 from tasks.storage import create_volume
 from tasks.substrate import ensure_substrate
 
@@ -32,12 +33,8 @@ async def create_server(
     """
     async with operation(Verb.CREATE, request, operation_id, project=project) as claim:
         await ensure_substrate(claim)
-        await create_volume(claim)
-        await write_seed(claim)
-        await define_domain(claim)
-        await give_lease(claim)
-        await open_forward(claim)
-        await start_domain(claim)
+        await together(claim, create_volume, write_seed, define_domain)
+        await together(claim, give_lease, open_forward, start_domain)
         await wait_reachable(claim)
         await configure_guest(claim)
         await verify_guest(claim)

@@ -10,6 +10,7 @@ from tasks.guest import power_off, prove_gone, undefine_domain
 from tasks.network import remove_lease
 from tasks.operation import operation
 from tasks.seed import delete_seed
+from tasks.step import together
 from tasks.storage import delete_volume
 
 
@@ -27,10 +28,5 @@ async def delete_server(
         project: name of the project that owns the server.
     """
     async with operation(Verb.DELETE, None, operation_id, server=server, project=project) as claim:
-        await power_off(claim)
-        await close_forward(claim)
-        await remove_lease(claim)
-        await undefine_domain(claim)
-        await delete_seed(claim)
-        await delete_volume(claim)
-        await prove_gone(claim)
+        await together(claim, power_off, close_forward, remove_lease)
+        await together(claim, undefine_domain, delete_seed, delete_volume, prove_gone)

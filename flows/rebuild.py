@@ -11,6 +11,7 @@ from tasks.guest import halt_domain, start_domain, switch_disk
 from tasks.guest_login import verify_guest, wait_reachable
 from tasks.operation import operation
 from tasks.seed import write_new_seed
+from tasks.step import together
 from tasks.storage import adopt_volume, create_new_volume, delete_old_volume
 
 
@@ -32,13 +33,9 @@ async def rebuild_server(
     async with operation(
         Verb.REBUILD, request, operation_id, server=server, project=project
     ) as claim:
-        await create_new_volume(claim)
-        await write_new_seed(claim)
-        await halt_domain(claim)
-        await switch_disk(claim)
-        await start_domain(claim)
+        await together(claim, create_new_volume, write_new_seed)
+        await together(claim, halt_domain, switch_disk, start_domain)
         await wait_reachable(claim)
         await configure_guest(claim)
         await verify_guest(claim)
-        await adopt_volume(claim)
-        await delete_old_volume(claim)
+        await together(claim, adopt_volume, delete_old_volume)

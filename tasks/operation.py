@@ -15,7 +15,6 @@ from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import ServerRequest
 from innkeeper.errors import ClaimLost, HostUnreachable, InnkeeperError, InvalidRequest
 from innkeeper.services import accept, journal, operations, projects, servers
-from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 from tasks.shown import only_shown
 from tasks.step import UndoResumed, declared
@@ -62,8 +61,8 @@ async def operation(
         operation_id = await asyncio.to_thread(_accept, verb, request, server, project)
     flow_run_id = run.flow_run.id if run and run.flow_run else None
     claim = await asyncio.to_thread(journal.claim, operation_id, flow_run_id)
-    await _show(await asyncio.to_thread(operations.get, operation_id))
     beat = asyncio.create_task(_beat(claim))
+    shown = asyncio.create_task(_show(operation_id))
     try:
         yield claim
         await asyncio.to_thread(journal.complete, claim)
@@ -76,6 +75,8 @@ async def operation(
         beat.cancel()
         with suppress(asyncio.CancelledError):
             await beat
+        with suppress(InnkeeperError):  # it only shows
+            await shown
 
 
 async def _undo(claim: Claim, error: Exception) -> None:
@@ -107,8 +108,9 @@ async def _beat(claim: Claim) -> None:
             await asyncio.to_thread(journal.heartbeat, claim)
 
 
-async def _show(view: OperationView) -> None:
-    """Put the placement verdict on the run's page."""
+async def _show(operation_id: UUID) -> None:
+    """Put the placement verdict on the run's page; the first step need not wait for that."""
+    view = await asyncio.to_thread(operations.get, operation_id)
     if view.verdict is None or FlowRunContext.get() is None:
         return
     rows = [

@@ -5,7 +5,8 @@ declared, so that the rows are committed before anything exists (see docs/archit
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from prefect import Task
@@ -46,8 +47,6 @@ class Step:
         self.makes = makes
         self.removes = removes
         self.undo: Effect | None = None
-        self._do_task = self._task(name, undo=False)
-        self._undo_task = self._task(f"undo-{name}", undo=True)
 
     def undone_by(self, effect: Effect) -> Effect:
         """Register the undo: it tolerates that nothing, or only half, was done."""
@@ -56,33 +55,22 @@ class Step:
 
     async def __call__(self, claim: Claim) -> None:
         """Run the step under a claim."""
-        if claim.undoing:
-            raise UndoResumed("The operation was being undone when its run died.")
-        await self._do_task(claim)
+        await together(claim, self)
 
     async def run_undo(self, claim: Claim) -> None:
         """Run the undo, if there is one; errors are the caller's to log."""
         if self.undo is not None:
-            await self._undo_task(claim)
 
-    def _task(self, name: str, *, undo: bool) -> Task[[Claim], Any]:
-        async def run(claim: Claim) -> None:
-            detail = await asyncio.to_thread(self._attempt, claim, undo=undo)
-            if detail:
-                get_run_logger().info("%s: %s", name, detail)
+            async def run(claim: Claim) -> None:
+                await self.attempt(claim, undo=True)
 
-        run.__doc__ = self.effect.__doc__
-        return Task(
-            run,
-            name=name,
-            task_run_name=name,
-            retries=len(RETRY_DELAYS),
-            retry_delay_seconds=RETRY_DELAYS,
-            retry_jitter_factor=0.5,
-            retry_condition_fn=is_transient,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-        )
+            await _task(f"undo-{self.name}", run)(claim)
+
+    async def attempt(self, claim: Claim, *, undo: bool = False) -> None:
+        """Try the step, or its undo, once, inside a task that is running."""
+        detail = await asyncio.to_thread(self._attempt, claim, undo=undo)
+        if detail:
+            get_run_logger().info("%s: %s", f"undo-{self.name}" if undo else self.name, detail)
 
     def _attempt(self, claim: Claim, *, undo: bool) -> str | None:
         blueprint = journal.begin(claim, self.name, makes=self.makes, undo=undo)
@@ -106,6 +94,38 @@ class Step:
             claim, self.name, detail=detail, made=() if undo else made, removed=removed, undo=undo
         )
         return detail
+
+
+async def together(claim: Claim, *steps: Step) -> None:
+    """Run steps one after another in one Prefect task, each journaled by itself.
+
+    For steps of a few milliseconds: a Prefect task of its own costs each of them more than its
+    work does. A retry goes on with the step that failed.
+    """
+    if claim.undoing:
+        raise UndoResumed("The operation was being undone when its run died.")
+    waiting = deque(steps)
+
+    async def run(claim: Claim) -> None:
+        while waiting:
+            await waiting[0].attempt(claim)
+            waiting.popleft()
+
+    await _task(", ".join(step.name for step in steps), run)(claim)
+
+
+def _task(name: str, run: Callable[[Claim], Awaitable[None]]) -> Task[[Claim], Any]:
+    return Task(
+        run,
+        name=name,
+        task_run_name=name,
+        retries=len(RETRY_DELAYS),
+        retry_delay_seconds=RETRY_DELAYS,
+        retry_jitter_factor=0.5,
+        retry_condition_fn=is_transient,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
 
 
 async def is_transient(_task: Any, _run: TaskRun, state: State[Any]) -> bool:

@@ -56,12 +56,19 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
         self._errands: set[asyncio.Task[Any]] = set()
         self._backlog: deque[FlowRun] = deque()
         self._backlog_until = 0.0
+        self._more = False  # the last answer was cut off
         self._next_due = float("inf")
         self._seen: dict[tuple[UUID, UUID | None], float] = {}
         self._announced: set[UUID] = set()
         self._wake = asyncio.Event()
         self._online = asyncio.Event()
         self._stopping = asyncio.Event()
+
+    @classmethod
+    def get_default_base_job_template(cls) -> dict[str, Any]:
+        """Return a template without variables: a run in this process has no infrastructure."""
+        nothing = {"type": "object", "properties": {}}
+        return {"job_configuration": {"env": {}}, "variables": nothing}  # Prefect wants some entry
 
     def stop(self) -> None:
         """Take no more runs; `serve` returns when those at work have ended, or soon after."""
@@ -177,6 +184,8 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
                 self._logger.warning("The Prefect API does not answer: %r", error)
                 self._next_due = time.time() + _OUTAGE_SECONDS
                 break
+            if self._full:
+                self._announced.clear()  # the end of a run looks for more
             if self._stopping.is_set() or self._full or not self._announced:
                 break
             await asyncio.sleep(settling)
@@ -189,7 +198,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
         if self._full:
             return
         stale = time.monotonic() > self._backlog_until or time.time() >= self._next_due
-        if not self._backlog or self._announced or stale:
+        if not self._backlog or stale:  # what is announced now comes after what waits already
             self._backlog = deque(await self._due())
             self._backlog_until = time.monotonic() + _BACKLOG_SECONDS
         now = time.monotonic()
@@ -204,18 +213,21 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
                     self._carry(flow_run), context=contextvars.copy_context()
                 )
                 self._carried[flow_run.id] = carried
+        if self._more and not self._full:
+            self._wake.set()
 
     async def _due(self) -> list[FlowRun]:
         """Ask for the runs that are due, and note when the next one will be.
 
         Those just being taken are still among them.
         """
+        limit = self.slots + _BACKLOG
         ahead = datetime.now(UTC) + timedelta(seconds=POLL_SECONDS)
         response = await self.client.request(
             "POST",
             "/work_pools/{name}/get_scheduled_flow_runs",
             path_params={"name": self._work_pool_name},
-            json={"scheduled_before": ahead.isoformat(), "limit": self.slots + _BACKLOG},
+            json={"scheduled_before": ahead.isoformat(), "limit": limit},
         )
         entries = WorkerFlowRunResponse.model_validate_list(response.json())
         due, later = [], [float("inf")]
@@ -227,6 +239,7 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
             else:
                 later.append(at.timestamp())
         self._next_due = min(later)
+        self._more = len(entries) >= limit
         return due
 
     # Carrying
@@ -244,8 +257,10 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
             self.get_flow_run_logger(flow_run).exception("The flow run could not be carried")
             await self._report(flow_run, f"{type(error).__name__}: {error}")
         finally:
+            was_full = self._full
             self._carried.pop(flow_run.id, None)
-            self._wake.set()
+            if was_full or self._stopping.is_set():
+                self._wake.set()
 
     async def _report(self, flow_run: FlowRun, message: str) -> None:
         try:
