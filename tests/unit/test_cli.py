@@ -367,6 +367,9 @@ def test_several_are_watched_with_one_request_a_round(api: PaperApi) -> None:
         (["stop", "web"], "POST", "/actions/stop", {}),
         (["reboot", "web"], "POST", "/actions/reboot", {"mode": "soft"}),
         (["reboot", "web", "--hard"], "POST", "/actions/reboot", {"mode": "hard"}),
+        (["suspend", "web"], "POST", "/actions/suspend", {"mode": "save"}),
+        (["suspend", "web", "--pause"], "POST", "/actions/suspend", {"mode": "pause"}),
+        (["resume", "web"], "POST", "/actions/resume", {}),
         (["rebuild", "web", "--yes"], "POST", "/actions/rebuild", {}),
         (["rebuild", "web", "-y", "--image", "t"], "POST", "/actions/rebuild", {"image": "t"}),
         (
