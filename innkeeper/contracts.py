@@ -16,6 +16,7 @@ from innkeeper.domain.specs import (
     RebuildRequest,
     ServerRequest,
     StopRequest,
+    SuspendRequest,
 )
 
 REQUESTS: dict[Verb, type[BaseModel]] = {
@@ -25,6 +26,8 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.REBOOT: RebootRequest,
     Verb.REBUILD: RebuildRequest,
     Verb.CONFIGURE: ConfigureRequest,
+    Verb.SUSPEND: SuspendRequest,
+    Verb.RESUME: NoParameters,
     Verb.DELETE: NoParameters,
 }
 

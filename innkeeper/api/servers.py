@@ -26,6 +26,7 @@ from innkeeper.domain.specs import (
     RebuildRequest,
     ServerRequest,
     StopRequest,
+    SuspendRequest,
 )
 from innkeeper.services import accept, consoles, servers
 from innkeeper.services.views import OperationView, Page, Principal, ServerView
@@ -205,4 +206,6 @@ _action(Verb.START, NoParameters, "Start a stopped server.")
 _action(Verb.STOP, StopRequest, "Stop a server: its guest is asked first, then the plug is pulled.")
 _action(Verb.REBOOT, RebootRequest, "Reboot a server, soft (asking the guest) or hard.")
 _action(Verb.REBUILD, RebuildRequest, "Give a server a fresh root disk; its data there is lost.")
+_action(Verb.SUSPEND, SuspendRequest, "Suspend a server: its memory is kept, nothing in it ends.")
+_action(Verb.RESUME, NoParameters, "Wake a suspended server where it stood.")
 _action(Verb.CONFIGURE, ConfigureRequest, "Apply Ansible roles to a running server.")

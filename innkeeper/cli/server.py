@@ -135,6 +135,36 @@ def reboot(
 
 
 @app.command()
+def suspend(
+    names: ServerNames,
+    *,
+    pause: Annotated[
+        bool, typer.Option("--pause", help="Keep the memory in the host's, not on its disk.")
+    ] = False,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Suspend running servers: their memory is kept, nothing in them ends."""
+    body = {"mode": "pause" if pause else "save"}
+    _act("suspend", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+def resume(
+    names: ServerNames,
+    *,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Wake suspended servers where they stood."""
+    _act("resume", names, {}, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
 def rebuild(
     names: ServerNames,
     *,

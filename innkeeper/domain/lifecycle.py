@@ -28,6 +28,8 @@ class Verb(StrEnum):
     REBOOT = "reboot"
     REBUILD = "rebuild"
     CONFIGURE = "configure"
+    SUSPEND = "suspend"
+    RESUME = "resume"
     DELETE = "delete"
 
 
@@ -67,6 +69,8 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.REBOOT: Transition(frozenset({Status.ACTIVE}), Status.ACTIVE, None),
     Verb.REBUILD: Transition(_LIVE, Status.ACTIVE, None, during=Status.BUILDING),
     Verb.CONFIGURE: Transition(frozenset({Status.ACTIVE}), Status.ACTIVE, None),
+    Verb.SUSPEND: Transition(frozenset({Status.ACTIVE}), Status.SUSPENDED, None),
+    Verb.RESUME: Transition(frozenset({Status.SUSPENDED}), Status.ACTIVE, None),
     Verb.DELETE: Transition(
         _LIVE | {Status.SUSPENDED, Status.SHELVED, Status.ERROR}, Status.DELETED, Status.ERROR
     ),

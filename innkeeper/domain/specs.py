@@ -170,6 +170,17 @@ class RebootRequest(BaseModel):
     )
 
 
+class SuspendRequest(BaseModel):
+    """How to suspend."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    mode: Literal["save", "pause"] = Field(
+        default="save",
+        description="save writes the memory to the host's disk; pause keeps it, and wakes at once",
+    )
+
+
 class StopRequest(BaseModel):
     """How long to wait for the guest, in seconds, before the next, harsher way."""
 

@@ -33,6 +33,8 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "old-volume",
     ),
     Verb.CONFIGURE: ("configure",),
+    Verb.SUSPEND: ("suspend",),
+    Verb.RESUME: ("resume", "clock", "answer"),
     Verb.DELETE: (
         "power-off",
         "remove-forward",

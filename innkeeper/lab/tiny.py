@@ -125,7 +125,8 @@ def _copy_busybox(debian: Path, tree: Path) -> None:
     names = set(call([str(busybox), "--list"]).split()) - own - {"busybox"}
     for name in names | {"bash"}:  # users ask for bash as their shell
         (tree / "usr" / "bin" / name).symlink_to("busybox")
-    (tree / "usr" / "sbin" / "init").symlink_to("../bin/busybox")
+    for name in ("init", "hwclock"):  # the guest agent sets the clock by /sbin/hwclock
+        (tree / "usr" / "sbin" / name).symlink_to("../bin/busybox")
 
 
 def _copy_python(debian: Path, tree: Path) -> None:

@@ -12,7 +12,7 @@ from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.naming import POOL
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.host.channel import HostChannel, open_channel
-from innkeeper.hypervisor import guest, network, storage
+from innkeeper.hypervisor import guest, network, storage, suspension
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.services import consoles, edges, events, journal, leases, operations
@@ -27,6 +27,9 @@ ATTEMPTS = 5
 
 _POWERED = {PowerState.RUNNING: Status.ACTIVE, PowerState.OFF: Status.STOPPED}
 _POWERED[PowerState.CRASHED] = Status.STOPPED
+_MEMORY_GONE = "its saved memory is gone"
+_LOST = frozenset({"failed", "crashed", "destroyed", "shutdown", _MEMORY_GONE})
+"""How a suspended server ends when what was kept of it is lost; "saved" is how it rests."""
 
 
 @dataclass(frozen=True)
@@ -103,15 +106,16 @@ def observe_power(server_id: UUID, power_state: PowerState | None, detail: str =
     if status is None:
         return False
     with transaction() as session:
-        other = Status.STOPPED if status is Status.ACTIVE else Status.ACTIVE
-        changed = session.execute(
-            update(Server)
-            .where(Server.id == server_id, Server.operation_id.is_(None), Server.status == other)
-            .values(status=status, updated_at=now())
-        )
-        if changed.rowcount != 1:  # type: ignore[attr-defined]
+        server = session.get(Server, server_id, with_for_update=True)
+        if server is None or server.operation_id is not None:
             return False
-        server = session.get_one(Server, server_id)
+        other = Status(server.status)
+        adopted = {Status.ACTIVE, Status.STOPPED, Status.SUSPENDED} - {status}
+        # A suspended server is off because it was saved, unless its memory was lost.
+        at_rest = other is Status.SUSPENDED and status is Status.STOPPED and detail not in _LOST
+        if other not in adopted or at_rest:
+            return False
+        server.status, server.updated_at = status, now()
         events.record(
             session,
             "server.power.observed",
@@ -143,9 +147,21 @@ def adopt_power(host_id: UUID) -> int:
     """Compare every domain of ours on a host with its server's status; return how many changed."""
     with transaction() as session:
         uri = session.get_one(Host, host_id).uri
-    return sum(
-        observe_power(domain.server_id, domain.power_state) for domain in guest.owned(connect(uri))
-    )
+        suspended = set(
+            session.scalars(
+                select(Server.id).where(
+                    Server.host_id == host_id, Server.status == Status.SUSPENDED
+                )
+            )
+        )
+    connection, adopted = connect(uri), 0
+    for domain in guest.owned(connection):
+        detail = ""
+        if domain.server_id in suspended and domain.power_state is PowerState.OFF:
+            kept = suspension.is_saved(connection, domain.server_id)
+            detail = "" if kept else _MEMORY_GONE
+        adopted += observe_power(domain.server_id, domain.power_state, detail)
+    return adopted
 
 
 def host_ids() -> list[UUID]:

@@ -37,6 +37,7 @@ from innkeeper.services import edges
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate, Terraform
 
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
+_STANDING = frozenset({Status.ACTIVE, Status.STOPPED, Status.SUSPENDED})
 CONSOLE_FOLDER = console_log(UUID(int=0)).rpartition("/")[0]
 
 
@@ -236,7 +237,7 @@ def _domains(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
     found += [
         Finding(host, "domain", known.name, f"missing, though the server is {known.status}", key)
         for key, known in expected.servers.items()
-        if not known.busy and known.status in {Status.ACTIVE, Status.STOPPED} and key not in present
+        if not known.busy and known.status in _STANDING and key not in present
     ]
     return found
 
@@ -253,7 +254,7 @@ def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
             why = f"its server is {known.status} and does not use it"
             found.append(Finding(expected.host.name, kind, name, why, server_id, reapable=True))
     for server_id, known in expected.servers.items():
-        if not known.busy and known.status in {Status.ACTIVE, Status.STOPPED}:
+        if not known.busy and known.status in _STANDING:
             found += [
                 Finding(expected.host.name, "volume", name, "missing", server_id)
                 for name in sorted(known.volumes - set(names))

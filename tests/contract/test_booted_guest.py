@@ -14,7 +14,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from innkeeper.hypervisor import guest, network, storage
+from innkeeper.hypervisor import guest, network, storage, suspension
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.hypervisor.events import AgentChanged, DiskError, Event, PowerChanged, watch
@@ -145,7 +145,6 @@ def test_the_guest_gets_the_address_that_is_kept(booted: Booted) -> None:
 
 def test_the_clock_is_set_after_a_sleep(booted: Booted) -> None:
     booted.run_up()
-    booted.run("/bin/ln", "-sf", "/usr/bin/busybox", "/usr/sbin/hwclock")  # the agent calls it
     booted.run("/bin/date", "-s", "@1000000000")
     assert _clock_error(booted) > 60
     guest.set_clock(booted.conn, booted.server)
@@ -154,6 +153,20 @@ def test_the_clock_is_set_after_a_sleep(booted: Booted) -> None:
 
 def _clock_error(booted: Booted) -> float:
     return abs(float(booted.agent("guest-get-time")) / 1e9 - time.time())
+
+
+def test_a_saved_guest_goes_on_where_it_stood(booted: Booted) -> None:
+    booted.run_up()
+    before = booted.agent("guest-get-time")
+    suspension.save(booted.conn, booted.server)
+    assert suspension.is_saved(booted.conn, booted.server)
+    time.sleep(3)
+    guest.start(booted.conn, booted.server)
+    assert not suspension.is_saved(booted.conn, booted.server)
+    eventually(lambda: guest.agent_ping(booted.conn, booted.server), 20)
+    assert float(booted.agent("guest-get-time")) > float(before), "it did not boot anew"
+    guest.set_clock(booted.conn, booted.server)
+    assert _clock_error(booted) < 2
 
 
 def test_stop_uses_the_agent_when_it_answers(booted: Booted) -> None:

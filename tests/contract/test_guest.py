@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import libvirt
 import pytest
 
-from innkeeper.hypervisor import guest, storage
+from innkeeper.hypervisor import guest, storage, suspension
 from innkeeper.hypervisor.errors import AgentUnavailable, DomainAbsent, NameTaken, StateChanged
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
@@ -63,6 +63,28 @@ def test_start_resumes_a_paused_server(host: "Host", define: "Definer") -> None:
     assert guest.power_state(host.conn, server) is PowerState.PAUSED
     guest.start(host.conn, server)
     assert guest.power_state(host.conn, server) is PowerState.RUNNING
+
+
+def test_pause_and_save_keep_the_run_or_its_memory(host: "Host", define: "Definer") -> None:
+    conn, server = host.conn, define()
+    with pytest.raises(suspension.GuestOff, match="Start it first"):
+        suspension.pause(conn, server)
+    with pytest.raises(suspension.GuestOff, match="Start it first"):
+        suspension.save(conn, server)
+    guest.start(conn, server)
+    for _ in range(2):
+        suspension.pause(conn, server)
+        assert guest.power_state(conn, server) is PowerState.PAUSED
+    for _ in range(2):  # a paused one can be saved, and twice is once
+        suspension.save(conn, server)
+        assert guest.power_state(conn, server) is PowerState.OFF
+        assert suspension.is_saved(conn, server)
+    guest.start(conn, server)
+    assert guest.power_state(conn, server) is PowerState.RUNNING
+    assert not suspension.is_saved(conn, server)
+    suspension.save(conn, server)
+    guest.undefine(conn, server)
+    assert guest.power_state(conn, server) is None
 
 
 def test_redefining_keeps_a_running_server(host: "Host", define: "Definer") -> None:

@@ -18,6 +18,7 @@ import pytest
 from e2e.estate import Estate, eventually, unique
 from innkeeper import dispatch
 from innkeeper.cli.client import Json
+from innkeeper.cli.failures import CliFailure
 from innkeeper.configuration.login import LoginRefused
 from innkeeper.configuration.login import run as login
 from innkeeper.configuration.target import Target
@@ -151,6 +152,32 @@ def test_configure_installs_an_application(estate: Estate, life: Life) -> None:
     estate.done(estate.act(life.server, "configure", roles=[role]))
     served = estate.login(life.server, ["wget", "-qO-", "http://127.0.0.1:8081/"])
     assert served.strip() == page
+
+
+@pytest.mark.parametrize("mode", ["save", "pause"])
+def test_suspended_it_keeps_its_memory_and_gets_the_time_on_waking(
+    estate: Estate, life: Life, mode: str
+) -> None:
+    count = "i=0; while :; do i=$((i+1)); echo $i > /root/count; sleep 0.1; done"
+    estate.login(life.server, ["sh", "-c", f"({count}) > /dev/null 2>&1 < /dev/null &"])
+    boot = estate.boot_id(life.server)
+    suspended = estate.done(estate.act(life.server, "suspend", mode=mode))
+    assert suspended["status"] == "suspended"
+    assert len(estate.qemu(life.server)) == (mode == "pause")
+    assert estate.audit() == []
+    with pytest.raises(CliFailure, match="has to be active first"):
+        estate.act(life.server, "reboot")
+    time.sleep(4)
+    begun = time.monotonic()
+    resumed = estate.done(estate.act(life.server, "resume"))
+    print(f"resumed from {mode} in {time.monotonic() - begun:.2f} s")  # noqa: T201
+    assert resumed["status"] == "active"
+    assert estate.boot_id(life.server) == boot
+    first, second = (int(estate.login(life.server, ["cat", "/root/count"])) for _ in range(2))
+    assert second > first > 0, "what ran goes on"
+    late = time.time() - float(estate.login(life.server, ["date", "+%s"]))
+    assert abs(late) < 3
+    estate.login(life.server, ["sh", "-c", "pkill -f /root/count || true"])
 
 
 def test_deleted_leaves_nothing(estate: Estate, life: Life) -> None:

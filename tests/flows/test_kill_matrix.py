@@ -70,9 +70,10 @@ class Stage:
             sabotage.carry(Verb.CREATE, view.id)
             self.standing = view.server_id
         server_id = self.standing
-        status = servers.get(server_id).status
-        if status not in TRANSITIONS[verb].allowed:
-            other = Verb.START if status is Status.STOPPED else Verb.STOP
+        allowed = TRANSITIONS[verb].allowed
+        while (status := servers.get(server_id).status) not in allowed:
+            away = Verb.SUSPEND if Status.SUSPENDED in allowed else Verb.STOP
+            other = {Status.STOPPED: Verb.START, Status.SUSPENDED: Verb.RESUME}.get(status, away)
             view = accept.request(other, server_id, project_id=None, actor="tester")
             sabotage.carry(other, view.id)
         if verb is Verb.DELETE:

@@ -75,6 +75,9 @@ def test_create_of_several_stops_at_the_first_refusal(paper: PaperApi) -> None:
         (["stop", "web"], "POST", "/actions/stop", {}),
         (["reboot", "web"], "POST", "/actions/reboot", {"mode": "soft"}),
         (["reboot", "web", "--hard"], "POST", "/actions/reboot", {"mode": "hard"}),
+        (["suspend", "web"], "POST", "/actions/suspend", {"mode": "save"}),
+        (["suspend", "web", "--pause"], "POST", "/actions/suspend", {"mode": "pause"}),
+        (["resume", "web"], "POST", "/actions/resume", {}),
         (["rebuild", "web", "--yes"], "POST", "/actions/rebuild", {}),
         (["rebuild", "web", "-y", "--image", "t"], "POST", "/actions/rebuild", {"image": "t"}),
         (

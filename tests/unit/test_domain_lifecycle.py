@@ -23,9 +23,16 @@ VERBS = list(Verb)
 ALLOWED = {
     Status.REQUESTED: {Verb.CREATE},
     Status.BUILDING: set(),
-    Status.ACTIVE: {Verb.STOP, Verb.REBOOT, Verb.REBUILD, Verb.CONFIGURE, Verb.DELETE},
+    Status.ACTIVE: {
+        Verb.STOP,
+        Verb.REBOOT,
+        Verb.REBUILD,
+        Verb.CONFIGURE,
+        Verb.SUSPEND,
+        Verb.DELETE,
+    },
     Status.STOPPED: {Verb.START, Verb.REBUILD, Verb.DELETE},
-    Status.SUSPENDED: {Verb.DELETE},
+    Status.SUSPENDED: {Verb.RESUME, Verb.DELETE},
     Status.SHELVED: {Verb.DELETE},
     Status.ERROR: {Verb.DELETE},
     Status.DELETED: set(),
