@@ -26,19 +26,6 @@ from innkeeper.settings import Settings
 
 STARTUP_SECONDS = 90
 
-_UNCLOSED = (
-    "ignore::ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let pass that Prefect leaves client sockets to the collector when an event loop ends."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            for warning in _UNCLOSED:
-                item.add_marker(pytest.mark.filterwarnings(warning))
-
 
 def free_port() -> int:
     """Return a TCP port that nobody listens on just now."""
