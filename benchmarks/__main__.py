@@ -8,7 +8,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import control_plane, create_steps, footprint, machine, rivals, worker_latency
+from benchmarks import (
+    control_plane,
+    create_steps,
+    footprint,
+    machine,
+    power,
+    rivals,
+    worker_latency,
+)
 from benchmarks.estate import Estate, open_estate
 from benchmarks.table import Table
 
@@ -28,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Estate], list[Table]]] = {
     "worker_latency": _worker_latency,
     "create_steps": create_steps.run,
     "rivals": rivals.run,
+    "power": power.run,
     "control_plane": control_plane.run,
 }
 
