@@ -1,12 +1,14 @@
 """What Prometheus may ask: requests of this process, and the state that the database tells."""
 
 import logging
+from collections import Counter as Counts
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.errors import InnkeeperError
 from innkeeper.services import statistics
 from innkeeper.services.views import HostView
@@ -77,10 +79,28 @@ class StateCollector(Collector):
         operations = GaugeMetricFamily(
             "innkeeper_operations", "Operations by phase and verb.", labels=("phase", "verb")
         )
-        for (phase, verb), count in state.operations.items():
-            operations.add_metric([phase, verb], count)
+        by_phase: Counts[tuple[str, str]] = Counts()
+        for (phase, verb, _), count in state.operations.items():
+            by_phase[phase, verb] += count
+        for labels, count in by_phase.items():
+            operations.add_metric(labels, count)
         yield operations
+        yield from _ended(state)
         yield from _hosts(state.hosts)
+
+
+def _ended(state: statistics.Snapshot) -> Iterator[Metric]:
+    """Yield one counter a verb; a count that grows, for operations are never forgotten."""
+    for verb in Verb:
+        counter = CounterMetricFamily(
+            f"innkeeper_vm_{verb.replace('-', '_')}",
+            f"Ended operations: {verb} of a server.",
+            labels=("provider_type", "outcome"),
+        )
+        for (phase, of, hypervisor), count in state.operations.items():
+            if of == verb and Phase(phase).ended:
+                counter.add_metric([hypervisor, phase], count)
+        yield counter
 
 
 def _hosts(hosts: list[HostView]) -> Iterator[Metric]:

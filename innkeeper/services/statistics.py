@@ -13,10 +13,10 @@ from innkeeper.services.views import HostView
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Counts at one moment; keys are (status, host) and (phase, verb)."""
+    """Counts at one moment; keys are (status, host) and (phase, verb, hypervisor)."""
 
     servers: dict[tuple[str, str], int]
-    operations: dict[tuple[str, str], int]
+    operations: dict[tuple[str, str, str], int]
     hosts: list[HostView]
 
 
@@ -33,14 +33,16 @@ def snapshot() -> Snapshot:
             .where(Server.status != Status.DELETED)
             .group_by(Server.status, Host.name)
         ).all()
+        hypervisor = func.coalesce(Host.virt_type, "")
         operations = session.execute(
-            select(Operation.phase, Operation.verb, func.count(Operation.id)).group_by(
-                Operation.phase, Operation.verb
-            )
+            select(Operation.phase, Operation.verb, hypervisor, func.count(Operation.id))
+            .join(Server, Server.id == Operation.server_id)
+            .outerjoin(Host, Host.id == Server.host_id)
+            .group_by(Operation.phase, Operation.verb, hypervisor)
         ).all()
     return Snapshot(
         {(row[0], row[1]): row[2] for row in servers},
-        {(row[0], row[1]): row[2] for row in operations},
+        {(row[0], row[1], row[2]): row[3] for row in operations},
         hosts.all(),
     )
 

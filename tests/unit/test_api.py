@@ -6,9 +6,11 @@ from uuid import uuid4
 
 import pytest
 from api_client import V1, Api, problem
+from sqlalchemy import update
 
 from innkeeper import dispatch
-from innkeeper.db.session import DatabaseUnavailable
+from innkeeper.db.models import Operation
+from innkeeper.db.session import DatabaseUnavailable, transaction
 
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -301,6 +303,12 @@ def test_health_readiness_and_metrics(api: Api, monkeypatch: pytest.MonkeyPatch)
     assert 'status="requested"} 1.0' in text
     route = 'method="GET",route="/servers/{server_id}",status="404"'
     assert f"innkeeper_api_requests_total{{{route}}} 1.0" in text
+    assert "# TYPE innkeeper_vm_suspend_total counter" in text
+    assert "innkeeper_vm_create_total{" not in text, "only what has ended counts"
+    with transaction() as session:
+        session.execute(update(Operation).values(phase="failed"))
+    text = api("GET", "/metrics", "operator").text
+    assert 'innkeeper_vm_create_total{outcome="failed",provider_type="test"} 1.0' in text
     problem(api("GET", "/metrics"), 403, "forbidden")
     root = {"Authorization": f"Bearer {api.keys['operator']}"}
     assert api.client.get("/metrics", headers=root).status_code == 200
