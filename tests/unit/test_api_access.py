@@ -15,6 +15,7 @@ sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 ROUTES_OF_A_SERVER = [
     ("GET", "/servers/{server}"),
+    ("GET", "/servers/{server}/console-log"),
     ("DELETE", "/servers/{server}"),
     ("POST", "/servers/{server}/root-password"),
     ("POST", "/servers/{server}/actions/start"),
@@ -22,6 +23,8 @@ ROUTES_OF_A_SERVER = [
     ("POST", "/servers/{server}/actions/reboot"),
     ("POST", "/servers/{server}/actions/rebuild"),
     ("POST", "/servers/{server}/actions/configure"),
+    ("POST", "/servers/{server}/actions/suspend"),
+    ("POST", "/servers/{server}/actions/resume"),
     ("GET", "/operations/{operation}"),
     ("POST", "/operations/{operation}/cancel"),
     ("GET", "/operations/{operation}/events"),
