@@ -20,6 +20,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.states import Cancelled, Crashed, Pending
 from prefect.utilities.engine import propose_state
 
+from innkeeper.settings import settings
 from innkeeper.worker import identity
 
 _TAKEN = "Taken by "
@@ -66,9 +67,12 @@ class Flows:
 
 
 async def _load(entrypoint: str) -> Flow[..., object]:
-    return await asyncio.to_thread(
+    """Import a flow; told where results would lie, it need not ask the server in every run."""
+    flow: Flow[..., object] = await asyncio.to_thread(
         load_flow_from_entrypoint, entrypoint, use_placeholder_flow=False
     )
+    results = settings().home / "prefect" / "storage"
+    return flow.with_options(persist_result=bool(flow.persist_result), result_storage=results)
 
 
 async def take(client: PrefectClient, flow_run: FlowRun, me: str) -> bool:
