@@ -30,6 +30,8 @@ class QuotaRequest(Body):
     vcpus: Amount = 20
     memory_mib: Amount = 51200
     disk_gib: Amount = 1000
+    snapshots: Amount = 50
+    snapshot_gib: Amount = 500
 
 
 class QuotaChange(Body):
@@ -39,6 +41,8 @@ class QuotaChange(Body):
     vcpus: Amount | None = None
     memory_mib: Amount | None = None
     disk_gib: Amount | None = None
+    snapshots: Amount | None = None
+    snapshot_gib: Amount | None = None
 
 
 class ProjectRequest(Body):
