@@ -218,8 +218,8 @@ class Snapshot(Base):
             "server_id",
             "name",
             unique=True,
-            postgresql_where=text("phase <> 'failed'"),
-            sqlite_where=text("phase <> 'failed'"),
+            postgresql_where=text("phase IN ('creating', 'ready')"),
+            sqlite_where=text("phase IN ('creating', 'ready')"),
         ),
         Index("ix_snapshots_project", "project_id"),
     )

@@ -84,6 +84,7 @@ def _reserve(session: Session, server: Server, body: SnapshotRequest) -> Snapsho
         held(session, server.project_id),
         SnapshotAmounts(1, -(-size // _GIB)),
     )
+    taken = f"'{server.name}' has a snapshot '{body.name}' already: choose another name."
     snapshot = Snapshot(
         server_id=server.id,
         project_id=server.project_id,
@@ -99,9 +100,7 @@ def _reserve(session: Session, server: Server, body: SnapshotRequest) -> Snapsho
     try:
         session.flush()
     except IntegrityError as error:
-        raise Conflict(
-            f"'{server.name}' has a snapshot '{snapshot.name}' already: choose another name."
-        ) from error
+        raise Conflict(taken) from error
     return snapshot
 
 

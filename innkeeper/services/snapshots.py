@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
@@ -13,7 +14,7 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.layers import Layers
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import NotFound
-from innkeeper.services import journal, layering, paging
+from innkeeper.services import events, journal, layering, paging
 from innkeeper.services.views import Page, SnapshotView
 
 File = tuple[ArtifactKind, str]
@@ -68,6 +69,42 @@ def page(
         )
         lies_on = _lies_on(session, server_id)
         return Page(items=[_view(row, lies_on) for row in rows], next_cursor=following)
+
+
+def change(
+    server_id: UUID,
+    snapshot_id: UUID,
+    fields: dict[str, Any],
+    *,
+    project_id: UUID | None,
+    actor: str,
+) -> SnapshotView:
+    """Change what is said of a snapshot; nothing happens to its files.
+
+    Raises:
+        NotFound: no such snapshot in the project.
+    """
+    renamed = {"max_age": "max_age_seconds"}
+    asked = {renamed.get(name, name): value for name, value in fields.items()}
+    with transaction() as session:
+        server = _server(session, server_id, project_id)
+        snapshot = layering.find(session, server, str(snapshot_id))
+        before = {name: getattr(snapshot, name) for name in asked}
+        for name, value in asked.items():
+            setattr(snapshot, name, value)
+        if asked != before:
+            events.record(
+                session,
+                "snapshot.changed",
+                actor=actor,
+                project_id=server.project_id,
+                server_id=server.id,
+                reason=f"snapshot {snapshot.name}",
+                before=before,
+                after=asked,
+            )
+        session.flush()
+        return _view(snapshot, _lies_on(session, server_id))
 
 
 def expired() -> list[tuple[UUID, UUID, str]]:

@@ -45,8 +45,8 @@ def upgrade() -> None:
         "snapshots",
         ["server_id", "name"],
         unique=True,
-        postgresql_where=sa.text("phase <> 'failed'"),
-        sqlite_where=sa.text("phase <> 'failed'"),
+        postgresql_where=sa.text("phase IN ('creating', 'ready')"),
+        sqlite_where=sa.text("phase IN ('creating', 'ready')"),
     )
     op.create_index("ix_snapshots_project", "snapshots", ["project_id"])
     op.add_column("disks", sa.Column("snapshot_id", sa.Uuid(), nullable=True))
