@@ -67,13 +67,13 @@ def get_snapshot(server_id: UUID, snapshot_id: UUID, principal: Anyone) -> Snaps
 
 @router.patch("/{snapshot_id}", responses=documented(404, 409, 413))
 def change_snapshot(
-    server_id: UUID, snapshot_id: UUID, body: SnapshotChange, principal: Anyone
+    server_id: UUID, snapshot_id: UUID, principal: Anyone, body: SnapshotChange | None = None
 ) -> SnapshotView:
     """Change what is said of a snapshot: fields that are left out stay."""
     return snapshots.change(
         server_id,
         snapshot_id,
-        body.model_dump(exclude_unset=True),
+        body.model_dump(exclude_unset=True) if body else {},
         project_id=principal.project_id,
         actor=actor(principal),
     )
