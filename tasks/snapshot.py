@@ -70,7 +70,7 @@ def capture_state(b: Blueprint) -> str:
     if _adopted(b):
         return "done before"
     connection = connect(b.host.uri)
-    if "kind" in b.step_data:  # who died in here may have left it frozen
+    if b.attempt > 1 or "kind" in b.step_data:  # who died in here may have left it frozen
         snapshot.thaw(connection, b.server_id)
     if snapshot.is_active(connection, b.server_id):
         kind = _capture_running(b)

@@ -4,6 +4,7 @@ What a kill does to them is shown by tests/flows/test_kill_matrix.py.
 """
 
 import importlib
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.services import accept, journal, operations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
+from tasks import reconciliation
 from tasks.step import declared
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -182,6 +184,24 @@ def test_what_cannot_be_merged_is_kept(life: Life) -> None:
     assert snapshots.get(life.server_id, "one").phase == "failed", "half of it is another's now"
     life.delete("one")
     assert [view.name for view in snapshots.page(life.server_id).items] == ["two"]
+
+
+def test_retention_deletes_one_after_the_other(life: Life) -> None:
+    for name in ("one", "two"):
+        life.take(name, max_age=60)
+    life.take("three")
+    assert reconciliation.expire() == []
+    with transaction() as session:
+        for row in session.query(Snapshot).filter(Snapshot.max_age_seconds == 60):
+            row.created_at -= timedelta(seconds=61)
+    for name in ("one", "two"):
+        assert reconciliation.expire() == [name]
+        assert reconciliation.expire() == [], "the server is busy"
+        (waiting,) = operations.awaiting_dispatch(0)
+        assert (waiting.verb, waiting.actor) == (Verb.DELETE_SNAPSHOT, "retention")
+        life.carry(waiting)
+    assert [view.name for view in snapshots.page(life.server_id).items] == ["three"]
+    assert survey.audit() == []
 
 
 def test_a_deleted_server_takes_its_snapshots_along(life: Life) -> None:
