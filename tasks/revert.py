@@ -15,7 +15,8 @@ CLOCK_SECONDS = 20.0
 
 
 def _fresh(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    return [(ArtifactKind.VOLUME, b.revert_layer)]
+    # Once it is the server's disk, an undo has to leave it.
+    return [] if _adopted(b) else [(ArtifactKind.VOLUME, b.revert_layer)]
 
 
 def _old(b: Blueprint) -> list[tuple[ArtifactKind, str]]:

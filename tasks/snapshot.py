@@ -28,6 +28,8 @@ class GuestOff(PermanentError):
 
 
 def _layer(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    if _adopted(b):
+        return []  # an undo has to leave it
     made = [(ArtifactKind.VOLUME, b.snapshot_layer)]
     if b.snapshot.memory:
         made.append((ArtifactKind.SNAPSHOT, memory_volume(b.server_id, b.snapshot.id)))

@@ -7,7 +7,7 @@ import typer
 from innkeeper.cli import accepted, lookup
 from innkeeper.cli import output as out
 from innkeeper.cli.client import Client, Json, connect
-from innkeeper.cli.failures import Missing
+from innkeeper.cli.failures import Missing, UsageFailure
 from innkeeper.cli.options import Limit, Output, Project, Repeatable, ServerName, Wait, Yes
 from innkeeper.cli.output import Format
 from innkeeper.services.views import SnapshotView
@@ -128,6 +128,42 @@ def show(
             ("keeps the server", None if view.delete_on_server_delete else "from being deleted"),
         ]
     )
+
+
+@app.command("set")
+def change(
+    server: ServerName,
+    snapshot: SnapshotName,
+    *,
+    enabled: Annotated[
+        bool | None,
+        typer.Option("--enable/--disable", help="Whether one may revert to it."),
+    ] = None,
+    keep: Annotated[
+        bool | None,
+        typer.Option("--keep/--no-keep", help="Whether the server cannot be deleted meanwhile."),
+    ] = None,
+    max_age: Annotated[
+        int | None, typer.Option(min=0, help="Seconds until it is deleted by itself; 0: never.")
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="Free text, shown in lists.")] = None,
+    project: Project = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Change what is said of a snapshot; options that are left out change nothing."""
+    body: Json = {} if enabled is None else {"enabled": enabled}
+    body |= {} if keep is None else {"delete_on_server_delete": not keep}
+    body |= {} if max_age is None else {"max_age": max_age or None}
+    body |= {} if description is None else {"description": description}
+    if not body:
+        raise UsageFailure("Nothing to set", "Name an option, for example --keep.")
+    with connect() as client:
+        path = _path(client, server, project)
+        found = client.patch(f"{path}/{_found(client, path, snapshot)['id']}", body)
+    if output is Format.JSON:
+        out.emit_json(found)
+        return
+    typer.echo(f"{found['name']} is changed")
 
 
 @app.command()

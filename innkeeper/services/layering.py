@@ -108,7 +108,9 @@ def _revert(snapshot: Snapshot) -> dict[str, Any]:
     if snapshot.phase != "ready":
         raise Conflict(f"Snapshot '{snapshot.name}' is {snapshot.phase}, not ready.")
     if not snapshot.enabled:
-        raise Conflict(f"Snapshot '{snapshot.name}' is not enabled: enable it first.")
+        raise Conflict(
+            f"Snapshot '{snapshot.name}' is not enabled: `innkeeper snapshot set` enables it."
+        )
     ends = {"ends": Status.ACTIVE} if snapshot.memory else {}
     return {"snapshot_id": str(snapshot.id), **ends}
 
@@ -141,10 +143,10 @@ def settle(session: Session, operation: Operation) -> None:
     snapshot = session.get(Snapshot, UUID(identifier)) if identifier else None
     if snapshot is None or operation.verb == Verb.REVERT:
         return
-    snapshot.fault = operation.error
     if operation.verb == Verb.SNAPSHOT and snapshot.volume is None:
-        snapshot.phase, snapshot.size_bytes = "failed", 0
+        snapshot.phase, snapshot.size_bytes, snapshot.fault = "failed", 0, operation.error
     elif operation.verb == Verb.DELETE_SNAPSHOT:
+        snapshot.fault = operation.error
         merge = session.get(OperationStep, (operation.id, "merge"))
         spoiled = snapshot.volume is None or bool(merge and merge.data.get("commits"))
         snapshot.phase = "failed" if spoiled else "ready"

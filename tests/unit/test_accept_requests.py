@@ -94,7 +94,7 @@ def test_every_verb_from_every_status(catalogue: Catalogue) -> None:
 
 def test_of_verbs_that_race_for_one_server_one_wins(catalogue: Catalogue, race: Race) -> None:
     server_id = active(catalogue)
-    verbs = [Verb.STOP, Verb.REBOOT, Verb.REBUILD, Verb.DELETE] * 3
+    verbs = [Verb.STOP, Verb.REBOOT, Verb.REBUILD, Verb.DELETE, Verb.SNAPSHOT] * 3
     results = race(len(verbs), lambda number: ask(verbs[number], server_id))
     won = [result for result in results if isinstance(result, OperationView)]
     lost = [result for result in results if isinstance(result, Conflict)]

@@ -80,6 +80,19 @@ def test_snapshots_are_taken_reverted_to_and_deleted(paper: PaperApi) -> None:
     assert len(paper.sent("DELETE", one)) == 1
 
 
+def test_what_is_said_of_a_snapshot_is_changed(paper: PaperApi) -> None:
+    paper.on("GET", SNAPSHOTS, page(a_snapshot("one")))
+    one = f"{SNAPSHOTS}/{ident('snapshot one')}"
+    paper.on("PATCH", one, a_snapshot("one"))
+    run("snapshot", "set", "web", "one", code=2)
+    run("snapshot", "set", "web", "one", "--disable", "--keep", "--max-age", "0")
+    assert run("snapshot", "set", "web", "one", "--description", "d").stdout == "one is changed\n"
+    assert paper.bodies("PATCH", one) == [
+        {"enabled": False, "delete_on_server_delete": False, "max_age": None},
+        {"description": "d"},
+    ]
+
+
 @pytest.mark.parametrize(
     ("verb", "told"), [("snapshot", "snapshot is ready"), ("delete-snapshot", "is deleted")]
 )
