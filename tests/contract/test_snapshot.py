@@ -282,7 +282,7 @@ class TestRunning:
         layers.commit(channel, path / top)
         booted.up()
         assert booted.sh("cat /root/before") == "before"
-        with pytest.raises(InnkeeperError, match="lock"):
+        with pytest.raises(InnkeeperError, match="another process"):
             layers.rebase(channel, path / top, path / below)
         assert booted.leans(top) == middle
         subprocess.run(["sync"], check=False)

@@ -87,7 +87,7 @@ class Stage:
             self.standing = None  # they are in its way
         if self.standing is None:
             view = self.create()
-            sabotage.carry(Verb.CREATE, view.id)
+            sabotage.hasten(Verb.CREATE, view.id)
             self.standing = view.server_id
         server_id = self.standing
         allowed = TRANSITIONS[verb].allowed
@@ -103,10 +103,8 @@ class Stage:
         """Carry a verb out on the standing server."""
         assert self.standing is not None
         view = accept.request(verb, self.standing, body, project_id=None, actor="tester")
-        sabotage.carry(verb, view.id)
-        ended = operations.get(view.id)
-        assert ended.phase == "succeeded", ended.error
-        return ended
+        sabotage.hasten(verb, view.id)
+        return view
 
     def snapshot(self) -> str:
         """Take a snapshot with the memory, if there is one; return its id."""
