@@ -11,7 +11,7 @@ from tasks.guest import define_on
 from tasks.guest_login import answer
 from tasks.step import step
 
-CLOCK_SECONDS = 20.0
+CLOCK_SECONDS = 10.0
 
 
 def _fresh(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
@@ -115,10 +115,13 @@ def adopt_layer(b: Blueprint) -> str:
 
 @step("back")
 def come_back(b: Blueprint) -> str:
-    """Set the clock of a guest that goes on, or wait for one that boots."""
+    """Set the clock of a guest that goes on; then wait for its answer, as for one that boots."""
+    said = []
     if b.snapshot.memory:
-        return snapshot.sync_clock(connect(b.host.uri), b.server_id, CLOCK_SECONDS)
-    return answer(b, "back") if b.previous_status is Status.ACTIVE else "off, as before"
+        said.append(snapshot.sync_clock(connect(b.host.uri), b.server_id, CLOCK_SECONDS))
+    elif b.previous_status is not Status.ACTIVE:
+        return "off, as before"
+    return ", ".join([*said, answer(b, "back")])
 
 
 @step("old-layer", removes=_old)

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import libvirt
 
-from innkeeper.errors import InnkeeperError, PermanentError
+from innkeeper.errors import InnkeeperError, PermanentError, TransientError
 from innkeeper.hypervisor import guest
 from innkeeper.hypervisor.errors import DomainAbsent, StateChanged, translated
 from innkeeper.hypervisor.xml.element import parse
@@ -121,7 +121,7 @@ def sync_clock(conn: libvirt.virConnect, server_id: UUID, seconds: float) -> str
         try:
             guest.set_clock(conn, server_id)
         except InnkeeperError as error:
-            if time.monotonic() >= deadline:
+            if not isinstance(error, TransientError) or time.monotonic() >= deadline:
                 return f"clock not set: {error}"
             time.sleep(0.3)
         else:

@@ -18,6 +18,7 @@ from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
 
 DEATH_SECONDS = 120.0
+COUNT = "/dev/shm/count"  # noqa: S108 - in the guest's memory
 WRITER = """
 import hashlib, time
 with open("/root/records", "a") as out:
@@ -54,7 +55,10 @@ class Life:
         return self.estate.login(self.server, ["sudo", "sh", "-c", script], timeout=60.0).strip()
 
     def background(self, script: str) -> None:
-        self.sh(f"setsid nohup {script} >/dev/null 2>&1 </dev/null & sleep 0.5")
+        self.sh(f"(trap '' HUP; exec {script}) >/dev/null 2>&1 </dev/null &")
+
+    def count(self, path: str) -> int:
+        return int(self.sh(f"cat {path} 2>/dev/null | wc -l"))
 
     def ask(self, name: str, **fields: Any) -> Json:
         answer: Json = self.estate.client.post(self.path, {"name": name} | fields)
@@ -140,9 +144,8 @@ def test_a_revert_takes_back_what_came_after(life: Life) -> None:
 def test_a_writer_is_whole_in_a_quiesced_snapshot(life: Life) -> None:
     life.sh(f"cat > /root/writer.py <<'END'\n{WRITER}\nEND")
     life.background("python3 /root/writer.py")
-    time.sleep(2)
-    written = int(life.sh("wc -l < /root/records"))
-    assert written > 100
+    eventually(lambda: life.count("/root/records") > 200, what="records")
+    written = life.count("/root/records")
     life.take("writing", quiesce="required")
     life.revert("writing")
     life.sh(f"cat > /root/check.py <<'END'\n{CHECK}\nEND")
@@ -152,20 +155,24 @@ def test_a_writer_is_whole_in_a_quiesced_snapshot(life: Life) -> None:
 
 
 def test_with_its_memory_a_process_goes_on(life: Life) -> None:
-    loop = "n=0; while :; do n=$((n+1)); echo $n $$ > /dev/shm/count; sleep 0.2; done"
-    life.background(f"sh -c '{loop}'")
+    loop = (
+        f"n=0; while :; do echo $((n+=1)) $$ > {COUNT}.new; mv {COUNT}.new {COUNT}; sleep 0.2; done"
+    )
+    life.sh(f"echo '{loop}' > /root/loop")
+    life.background("sh /root/loop")
+    eventually(lambda: life.count(COUNT), what="the counter")
+    boot = life.estate.boot_id(life.server)  # Linux makes it when it is first read
     view = life.take("memory", memory=True)
     assert view["kind"] == "memory"
     assert view["size_bytes"] > 20 << 20
-    count, process = life.sh("cat /dev/shm/count").split()
-    boot = life.estate.boot_id(life.server)
+    count, process = life.sh(f"cat {COUNT}").split()
     life.sh("echo gone > /root/gone; sync")
     time.sleep(3)
-    assert int(life.sh("cat /dev/shm/count").split()[0]) > int(count) + 5
+    assert int(life.sh(f"cat {COUNT}").split()[0]) > int(count) + 5
     for _ in range(2):
         begun = time.monotonic()
         life.revert("memory")
-        again, same = life.sh("cat /dev/shm/count").split()
+        again, same = life.sh(f"cat {COUNT}").split()
         seconds = time.monotonic() - begun
         print(f"asked to counting on: {seconds:.1f} s")  # noqa: T201 - a measured time
         assert (same, life.estate.boot_id(life.server)) == (process, boot), "the same process"
