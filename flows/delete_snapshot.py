@@ -8,6 +8,7 @@ from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import DeleteSnapshotRequest
 from tasks.merge import forget_snapshot, merge_snapshot, remove_layer
 from tasks.operation import operation
+from tasks.step import together
 
 
 @flow(name="delete-snapshot")
@@ -29,5 +30,4 @@ async def delete_snapshot(
         Verb.DELETE_SNAPSHOT, request, operation_id, server=server, project=project
     ) as claim:
         await merge_snapshot(claim)
-        await forget_snapshot(claim)
-        await remove_layer(claim)
+        await together(claim, forget_snapshot, remove_layer)

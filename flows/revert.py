@@ -13,9 +13,10 @@ from tasks.revert import (
     create_fresh_layer,
     cut_power,
     delete_old_layer,
-    resume_guest,
+    go_on,
     switch_layer,
 )
+from tasks.step import together
 
 
 @flow(name="revert-server")
@@ -36,10 +37,6 @@ async def revert_server(
     async with operation(
         Verb.REVERT, request, operation_id, server=server, project=project
     ) as claim:
-        await cut_power(claim)
-        await create_fresh_layer(claim)
-        await switch_layer(claim)
-        await resume_guest(claim)
-        await adopt_layer(claim)
+        await together(claim, cut_power, create_fresh_layer, switch_layer, go_on, adopt_layer)
         await come_back(claim)
         await delete_old_layer(claim)

@@ -8,6 +8,7 @@ from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import SnapshotRequest
 from tasks.operation import operation
 from tasks.snapshot import adopt_snapshot, capture_state, create_layer
+from tasks.step import together
 
 
 @flow(name="snapshot-server")
@@ -28,6 +29,4 @@ async def snapshot_server(
     async with operation(
         Verb.SNAPSHOT, request, operation_id, server=server, project=project
     ) as claim:
-        await create_layer(claim)
-        await capture_state(claim)
-        await adopt_snapshot(claim)
+        await together(claim, create_layer, capture_state, adopt_snapshot)

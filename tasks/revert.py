@@ -10,8 +10,7 @@ from innkeeper.services.blueprint import Blueprint
 from tasks.guest import define_on
 from tasks.guest_login import answer
 from tasks.step import step
-
-CLOCK_SECONDS = 10.0
+from tasks.suspension import correct_clock
 
 
 def _fresh(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
@@ -81,8 +80,8 @@ def switch_layer_back(b: Blueprint) -> str:
     return define_on(b, b.root_volume)
 
 
-@step("resume")
-def resume_guest(b: Blueprint) -> str:
+@step("go-on")
+def go_on(b: Blueprint) -> str:
     """Go on from the memory; without one, start the server if it was running."""
     if _adopted(b):
         return "done before"
@@ -98,7 +97,7 @@ def resume_guest(b: Blueprint) -> str:
     return "goes on where it was"
 
 
-@resume_guest.undone_by
+@go_on.undone_by
 def stop_reverted(b: Blueprint) -> str:
     """Power off what was started on the fresh layer, unless it is the server's disk already."""
     if not _adopted(b):
@@ -118,7 +117,7 @@ def come_back(b: Blueprint) -> str:
     """Set the clock of a guest that goes on; then wait for its answer, as for one that boots."""
     said = []
     if b.snapshot.memory:
-        said.append(snapshot.sync_clock(connect(b.host.uri), b.server_id, CLOCK_SECONDS))
+        said.append(f"clock {correct_clock(b)}")
     elif b.previous_status is not Status.ACTIVE:
         return "off, as before"
     return ", ".join([*said, answer(b, "back")])

@@ -15,8 +15,7 @@ from innkeeper.services.blueprint import Blueprint
 from tasks.guest import define_on
 from tasks.progress import Progress
 from tasks.step import step
-
-CLOCK_SECONDS = 5.0
+from tasks.suspension import correct_clock
 
 
 class GuestAgentMissing(PermanentError):
@@ -97,7 +96,7 @@ def _capture_running(b: Blueprint) -> str:
         kind = _note(b, "memory")
         memory = layer.with_name(layer_memory(b))
         snapshot.capture(connection, b.server_id, layer, memory=memory)
-        snapshot.sync_clock(connection, b.server_id, CLOCK_SECONDS)  # it stood still
+        correct_clock(b)  # it stood still
     else:
         kind = _capture_disk(b, layer)
     if guest.power_state(connection, b.server_id) is PowerState.PAUSED:

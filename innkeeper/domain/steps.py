@@ -50,7 +50,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "cut-power",
         "fresh-layer",
         "switch-layer",
-        "resume",
+        "go-on",
         "adopt-layer",
         "back",
         "old-layer",

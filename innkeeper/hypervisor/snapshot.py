@@ -5,7 +5,6 @@ revert nor delete external snapshots. Freezing is left to the call itself (QUIES
 stands still for a fraction of a second, and libvirtd thaws it when the caller is dead.
 """
 
-import time
 import xml.etree.ElementTree as ET
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from uuid import UUID
 
 import libvirt
 
-from innkeeper.errors import InnkeeperError, PermanentError, TransientError
+from innkeeper.errors import InnkeeperError, PermanentError
 from innkeeper.hypervisor import guest
 from innkeeper.hypervisor.errors import DomainAbsent, StateChanged, translated
 from innkeeper.hypervisor.xml.element import parse
@@ -107,25 +106,6 @@ def thaw(conn: libvirt.virConnect, server_id: UUID) -> bool:
     except InnkeeperError:  # no agent after all, one that cannot freeze, or not running any more
         return False
     return True
-
-
-def sync_clock(conn: libvirt.virConnect, server_id: UUID, seconds: float) -> str:
-    """Set the guest's clock, trying for some seconds; return a word on how it went.
-
-    No agent, or one that cannot, is no error: the guest may run NTP, or come to itself later.
-    """
-    if _is_test(conn):
-        return "simulated"
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            guest.set_clock(conn, server_id)
-        except InnkeeperError as error:
-            if not isinstance(error, TransientError) or time.monotonic() >= deadline:
-                return f"clock not set: {error}"
-            time.sleep(0.3)
-        else:
-            return "clock set"
 
 
 @translated()

@@ -240,7 +240,7 @@ def test_killed_reverts_and_deletions_are_resumed(life: Life) -> None:
     life.estate.stop_worker()
     path = f"{life.path}/{life.find('killed')['id']}"
     operation = life.estate.client.post(f"{path}/actions/revert")
-    life.killed("resume", "after", operation)
+    life.killed("go-on", "after", operation)
     life.estate.start_worker()
     life.done("resumed revert", operation)
     assert life.sh("ls /root/lost 2>/dev/null; cat /root/meanwhile") == "meanwhile"
