@@ -17,7 +17,6 @@ ROUTES_OF_A_SERVER = [
     ("GET", "/servers/{server}"),
     ("GET", "/servers/{server}/console-log"),
     ("DELETE", "/servers/{server}"),
-    ("GET", "/servers/{server}/console-log"),
     ("POST", "/servers/{server}/root-password"),
     ("POST", "/servers/{server}/actions/start"),
     ("POST", "/servers/{server}/actions/stop"),
