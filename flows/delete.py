@@ -7,6 +7,7 @@ from prefect import flow
 from innkeeper.domain.lifecycle import Verb
 from tasks.edge import close_forward
 from tasks.guest import power_off, prove_gone, undefine_domain
+from tasks.merge import remove_snapshots
 from tasks.network import remove_lease
 from tasks.operation import operation
 from tasks.seed import delete_seed
@@ -29,4 +30,5 @@ async def delete_server(
     """
     async with operation(Verb.DELETE, None, operation_id, server=server, project=project) as claim:
         await together(claim, power_off, close_forward, remove_lease)
-        await together(claim, undefine_domain, delete_seed, delete_volume, prove_gone)
+        await together(claim, undefine_domain, delete_seed)
+        await together(claim, remove_snapshots, delete_volume, prove_gone)

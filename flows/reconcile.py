@@ -2,12 +2,13 @@
 
 from prefect import flow
 
-from tasks.reconciliation import mend_hosts, revive_operations, sweep_machine
+from tasks.reconciliation import expire_snapshots, mend_hosts, revive_operations, sweep_machine
 
 
 @flow(name="reconcile")
 async def reconcile() -> None:
-    """Resume or undo what dead workers left, adopt power changes, reap what nobody owns."""
+    """Resume or undo what dead workers left, adopt and reap; delete what is too old."""
+    await expire_snapshots()
     await revive_operations()
     await mend_hosts()
     await sweep_machine()

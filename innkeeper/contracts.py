@@ -11,10 +11,13 @@ from pydantic import BaseModel
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import (
     ConfigureRequest,
+    DeleteSnapshotRequest,
     NoParameters,
     RebootRequest,
     RebuildRequest,
+    RevertRequest,
     ServerRequest,
+    SnapshotRequest,
     StopRequest,
     SuspendRequest,
 )
@@ -29,6 +32,9 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.SUSPEND: SuspendRequest,
     Verb.RESUME: NoParameters,
     Verb.DELETE: NoParameters,
+    Verb.SNAPSHOT: SnapshotRequest,
+    Verb.REVERT: RevertRequest,
+    Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest,
 }
 
 RECONCILE = "reconcile/reconcile"
@@ -37,7 +43,7 @@ IMPORT_IMAGE = "import-image/import-image"
 
 def flow_name(verb: Verb) -> str:
     """Return the Prefect flow's name, for example `create-server`."""
-    return f"{verb}-server"
+    return "delete-snapshot" if verb is Verb.DELETE_SNAPSHOT else f"{verb}-server"
 
 
 def deployment_name(verb: Verb) -> str:

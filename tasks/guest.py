@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from innkeeper.domain.lifecycle import Status
-from innkeeper.domain.naming import POOL, console_log, seed_of
+from innkeeper.domain.naming import POOL, console_log, seed_of, server_of
 from innkeeper.domain.specs import RebootRequest, StopRequest
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import PermanentError
@@ -44,7 +44,8 @@ def spec_of(b: Blueprint, volume: str) -> DomainSpec:
     )
 
 
-def _define(b: Blueprint, volume: str) -> str:
+def define_on(b: Blueprint, volume: str) -> str:
+    """Define the domain with that root disk; a running one has it at its next start."""
     guest.define(connect(b.host.uri), domain_xml(spec_of(b, volume)))
     return f"{b.domain_name} on {volume}"
 
@@ -62,7 +63,7 @@ def _power_off(b: Blueprint) -> str:
 @step("domain", makes=_domain)
 def define_domain(b: Blueprint) -> str:
     """Define the domain; its metadata names the server, the project and the operation."""
-    return _define(b, b.root_volume)
+    return define_on(b, b.root_volume)
 
 
 @define_domain.undone_by
@@ -158,23 +159,21 @@ def start_as_before(b: Blueprint) -> str:
 @step("switch")
 def switch_disk(b: Blueprint) -> str:
     """Put the domain on the fresh disk."""
-    return _define(b, b.new_volume)
+    return define_on(b, b.new_volume)
 
 
 @switch_disk.undone_by
 def switch_back(b: Blueprint) -> str:
     """Put the domain back on the disk that the database names."""
-    return _define(b, b.root_volume)
+    return define_on(b, b.root_volume)
 
 
 @step("prove-gone")
 def prove_gone(b: Blueprint) -> str:
-    """Look for what should be gone: domain, disk, seed."""
+    """Look for what should be gone: domain, disks, seed."""
     connection = connect(b.host.uri)
     left = [
-        name
-        for name in (b.root_volume, b.seed_volume)
-        if name in storage.volume_names(connection, POOL)
+        name for name in storage.volume_names(connection, POOL) if server_of(name) == b.server_id
     ]
     if guest.power_state(connection, b.server_id) is not None:
         left.append(b.domain_name)

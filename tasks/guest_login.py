@@ -86,10 +86,15 @@ def wait_reachable(b: Blueprint) -> str:
 @step("answer")
 def wait_answer(b: Blueprint) -> str:
     """Wait for an answer; a guest that its owner closed to SSH is none of our faults."""
+    return answer(b, "answer")
+
+
+def answer(b: Blueprint, step_name: str) -> str:
+    """Wait for an answer in a step of that name; none is said, not raised."""
     if b.host.simulated:
         return "simulated"
     try:
-        return _wait(b, "answer")
+        return _wait(b, step_name)
     except GuestUnreachable as silent:
         return f"started, but: {silent}"
 

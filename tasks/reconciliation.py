@@ -1,6 +1,7 @@
 """Reconciliation: revive what dead runs left, start what waits, adopt and reap on every host."""
 
 import asyncio
+from contextlib import suppress
 from uuid import UUID
 
 from prefect import task
@@ -11,9 +12,11 @@ from prefect.logging import get_run_logger
 from innkeeper import dispatch
 from innkeeper.configuration import rundir
 from innkeeper.dispatch import RunFate
-from innkeeper.errors import InnkeeperError
+from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.specs import DeleteSnapshotRequest
+from innkeeper.errors import Conflict, InnkeeperError, NotFound
 from innkeeper.images import store
-from innkeeper.services import images, operations, reconcile, survey
+from innkeeper.services import accept, images, operations, reconcile, snapshots, survey
 from innkeeper.services.survey import Finding
 from innkeeper.settings import settings
 from tasks.shown import only_shown
@@ -54,6 +57,22 @@ def dispatch_waiting(older_than_seconds: float = DISPATCH_AGAIN_SECONDS) -> int:
     return len(waiting)
 
 
+def expire() -> list[str]:
+    """Ask for the deletion of snapshots whose time is over, one a server; return their names.
+
+    A server that is busy has its turn later; who is refused otherwise is asked again, too.
+    """
+    asked = []
+    for server_id, snapshot_id, name in snapshots.expired():
+        body = DeleteSnapshotRequest(snapshot=str(snapshot_id))
+        with suppress(Conflict, NotFound):
+            accept.request(
+                Verb.DELETE_SNAPSHOT, server_id, body, project_id=None, actor="retention"
+            )
+            asked.append(name)
+    return asked
+
+
 def mend_host(host_id: UUID) -> list[Finding]:
     """Adopt power changes, reap orphans and load a strayed edge; return what is worth showing."""
     try:
@@ -71,6 +90,13 @@ def revive_imports() -> int:
     for image_id, attempt in waiting:
         dispatch.dispatch_image(image_id, attempt)
     return len(waiting)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+async def expire_snapshots() -> None:
+    """Have snapshots deleted whose greatest age is reached."""
+    for name in await asyncio.to_thread(expire):
+        get_run_logger().info("snapshot %s has reached its greatest age", name)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -15,6 +15,7 @@ from multiprocessing.context import ForkServerContext
 from typing import Any
 from uuid import UUID
 
+from innkeeper.contracts import flow_name
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.steps import STEPS
 from innkeeper.errors import PermanentError
@@ -42,6 +43,14 @@ class Point:
         return f"{where}-undo" if self.failing else where
 
 
+def _path(verb: Verb) -> str:
+    return f"flows.{verb.replace('-', '_')}"
+
+
+def _module(verb: Verb) -> Any:
+    return importlib.import_module(_path(verb))
+
+
 def points(verb: Verb) -> list[Point]:
     """Return every point of a verb's run."""
     steps = (ENDS[0], *STEPS[verb], ENDS[1])
@@ -53,7 +62,7 @@ def undo_points(verb: Verb, failing: str) -> list[Point]:
     from tasks.step import declared  # noqa: PLC0415 - Prefect's settings come first
 
     for each in Verb:
-        importlib.import_module(f"flows.{each}")
+        _module(each)
     begun = STEPS[verb][: STEPS[verb].index(failing) + 1]
     undone = [step for step in reversed(begun) if declared(step).undo]
     return [Point(verb, step, moment, failing) for step in undone for moment in MOMENTS]
@@ -106,9 +115,20 @@ def install(point: Point) -> None:
 
 def carry(verb: Verb, operation_id: UUID) -> None:
     """Run the flow of an operation in this process, as a worker does; errors are the journal's."""
-    module = importlib.import_module(f"flows.{verb}")
-    flow = getattr(module, f"{verb}_server")
+    flow = getattr(_module(verb), flow_name(verb).replace("-", "_"))
     asyncio.run(flow(operation_id=operation_id, return_state=True))
+
+
+def hasten(verb: Verb, operation_id: UUID) -> None:
+    """Run the steps of an operation in order, without Prefect's engine; they have to succeed."""
+    from innkeeper.services import journal  # noqa: PLC0415
+    from tasks.step import declared  # noqa: PLC0415
+
+    _module(verb)
+    held = journal.claim(operation_id)
+    for name in STEPS[verb]:
+        declared(name)._attempt(held, undo=False)
+    journal.complete(held)
 
 
 def _doomed(environment: dict[str, str], point: Point, operation_id: UUID) -> None:
@@ -120,7 +140,7 @@ def _doomed(environment: dict[str, str], point: Point, operation_id: UUID) -> No
 def context() -> ForkServerContext:
     """Return a start method whose children have Prefect and the flows imported already."""
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["sabotage", *(f"flows.{verb}" for verb in Verb)])
+    made.set_forkserver_preload(["sabotage", *(_path(verb) for verb in Verb)])
     return made
 
 

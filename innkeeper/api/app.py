@@ -22,6 +22,7 @@ from innkeeper.api import (
     roles,
     schema,
     servers,
+    snapshots,
 )
 from innkeeper.api.access import Gate
 from innkeeper.api.metrics import Metrics
@@ -35,6 +36,7 @@ from innkeeper.settings import settings
 _THREADS = 24  # fewer than the database's connections: nobody waits for one
 _RESOURCES = (
     servers,
+    snapshots,
     operations,
     hosts,
     images,

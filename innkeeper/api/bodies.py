@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from innkeeper.domain.specs import Name, check_line
+from innkeeper.domain.specs import Line, Name, check_line
 from innkeeper.services.views import ApiKeyView, Role
 
 _LARGEST = 2**31 - 1  # what the database's integer holds
@@ -30,6 +30,8 @@ class QuotaRequest(Body):
     vcpus: Amount = 20
     memory_mib: Amount = 51200
     disk_gib: Amount = 1000
+    snapshots: Amount = 50
+    snapshot_gib: Amount = 500
 
 
 class QuotaChange(Body):
@@ -39,6 +41,8 @@ class QuotaChange(Body):
     vcpus: Amount | None = None
     memory_mib: Amount | None = None
     disk_gib: Amount | None = None
+    snapshots: Amount | None = None
+    snapshot_gib: Amount | None = None
 
 
 class ProjectRequest(Body):
@@ -112,6 +116,17 @@ class ImageRequest(Body):
         default=None, description="Expected checksum of what is fetched"
     )
     login_user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "debian"
+
+
+class SnapshotChange(Body):
+    """Fields of a snapshot to change; those left out stay."""
+
+    description: Line = ""
+    enabled: bool = Field(default=True, description="false: kept, but nobody can revert to it")
+    max_age: int | None = Field(
+        default=None, ge=60, le=10 * 366 * 86400, description="Seconds of its life; null: no end"
+    )
+    delete_on_server_delete: bool = True
 
 
 class KeyRequest(Body):

@@ -127,7 +127,7 @@ def reveal_root_password(server_id: UUID, principal: Anyone) -> RootPassword:
     return RootPassword(server_id=server_id, root_password=password)
 
 
-def _ask(
+def ask(
     verb: Verb,
     server_id: UUID,
     body: BaseModel | None,
@@ -137,6 +137,7 @@ def _ask(
     response: Response,
     idempotency_key: str | None,
 ) -> OperationView:
+    """Have a verb accepted and started, and point to its operation."""
     operation = accept.request(
         verb,
         server_id,
@@ -159,7 +160,7 @@ def delete_server(
     idempotency_key: IdempotencyKey = None,
 ) -> OperationView:
     """Delete a server with everything that is its own."""
-    return _ask(
+    return ask(
         Verb.DELETE,
         server_id,
         None,
@@ -182,7 +183,7 @@ def _action(verb: Verb, model: type[BaseModel], summary: str) -> None:
         body: BaseModel | None = None,
         idempotency_key: IdempotencyKey = None,
     ) -> OperationView:
-        return _ask(
+        return ask(
             verb,
             server_id,
             body,

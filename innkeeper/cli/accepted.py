@@ -96,6 +96,12 @@ def _tell_end(client: Client, operation: Json) -> None:
         typer.echo(f"{operation['server']}: {operation['verb']} cancelled")
     if operation["phase"] != Phase.SUCCEEDED:
         return
+    if operation["verb"] == "delete-snapshot":
+        typer.echo(f"{operation['server']}: the snapshot is deleted")
+        return
+    if operation["verb"] == "snapshot":
+        typer.echo(f"{operation['server']}: the snapshot is ready")
+        return
     if operation["verb"] == "delete":
         typer.echo(f"{operation['server']} is deleted")
         return

@@ -24,6 +24,7 @@ COMMANDS.update(
         "list": Mounted("server", "list_servers", "Short for `server list`.", _DAILY),
         "ssh": Mounted("server", "ssh", "Short for `server ssh`.", _DAILY),
         "delete": Mounted("server", "delete", "Short for `server delete`.", _DAILY),
+        "snapshot": Mounted("snapshot", "app", "Take, revert to and delete snapshots.", _DAILY),
         "operation": Mounted("operation", "app", "Follow, look at and cancel operations.", _DAILY),
         "event": Mounted("event", "app", "Read the audit trail.", _DAILY),
         "host": Mounted("host", "app", "Add, list and disable hosts.", _CATALOGUE),

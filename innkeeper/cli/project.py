@@ -18,7 +18,7 @@ app.add_typer(quota, name="quota")
 
 ProjectName = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the project.")]
 QuotaLimit = Annotated[int | None, typer.Option(min=-1, help="-1: no limit.")]
-RESOURCES = ("servers", "vcpus", "memory_mib", "disk_gib")
+RESOURCES = ("servers", "vcpus", "memory_mib", "disk_gib", "snapshots", "snapshot_gib")
 
 
 @app.command("list")
@@ -44,10 +44,12 @@ def create(
     vcpus: QuotaLimit = None,
     memory_mib: QuotaLimit = None,
     disk_gib: QuotaLimit = None,
+    snapshots: QuotaLimit = None,
+    snapshot_gib: QuotaLimit = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Create a project, with a quota of its own or the default one."""
-    limits = _limits(servers, vcpus, memory_mib, disk_gib)
+    limits = _limits(servers, vcpus, memory_mib, disk_gib, snapshots, snapshot_gib)
     with connect() as client:
         body: Json = {"name": name}
         if limits:
@@ -76,10 +78,12 @@ def set_quota(
     vcpus: QuotaLimit = None,
     memory_mib: QuotaLimit = None,
     disk_gib: QuotaLimit = None,
+    snapshots: QuotaLimit = None,
+    snapshot_gib: QuotaLimit = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Change limits of a project; those that are not named stay."""
-    limits = _limits(servers, vcpus, memory_mib, disk_gib)
+    limits = _limits(servers, vcpus, memory_mib, disk_gib, snapshots, snapshot_gib)
     if not limits:
         raise UsageFailure("Nothing to set", "Name a limit, for example --servers 20.")
     with connect() as client:

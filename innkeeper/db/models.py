@@ -67,6 +67,8 @@ class Quota(Base):
     vcpus: Mapped[int] = mapped_column(default=20)
     memory_mib: Mapped[int] = mapped_column(default=51200)
     disk_gib: Mapped[int] = mapped_column(default=1000)
+    snapshots: Mapped[int] = mapped_column(default=50)
+    snapshot_gib: Mapped[int] = mapped_column(default=500)
     project: Mapped[Project] = relationship(back_populates="quota", default=None)
 
 
@@ -203,6 +205,41 @@ class Disk(Base):
     image_id: Mapped[UUID | None] = mapped_column(ForeignKey("images.id"), default=None)
     size_gib: Mapped[int] = mapped_column(default=1)
     target: Mapped[str] = mapped_column(String(8), default="vda")
+    snapshot_id: Mapped[UUID | None] = mapped_column(default=None)  # whose frozen file it lies on
+
+
+class Snapshot(Base):
+    """A frozen state of a server: its disk's file, and perhaps a file with its memory."""
+
+    __tablename__ = "snapshots"
+    __table_args__ = (
+        Index(
+            "uq_snapshots_live_name",
+            "server_id",
+            "name",
+            unique=True,
+            postgresql_where=text("phase IN ('creating', 'ready')"),
+            sqlite_where=text("phase IN ('creating', 'ready')"),
+        ),
+        Index("ix_snapshots_project", "project_id"),
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    server_id: Mapped[UUID] = mapped_column(ForeignKey("servers.id"))
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("snapshots.id"), default=None)
+    name: Mapped[str] = mapped_column(String(63))
+    description: Mapped[str] = mapped_column(String(1024), default="")
+    kind: Mapped[str] = mapped_column(String(16), default="")
+    memory: Mapped[bool] = mapped_column(default=False)
+    phase: Mapped[str] = mapped_column(String(16), default="creating")
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    volume: Mapped[str | None] = mapped_column(String(128), default=None)
+    memory_volume: Mapped[str | None] = mapped_column(String(128), default=None)
+    enabled: Mapped[bool] = mapped_column(default=True)
+    max_age_seconds: Mapped[int | None] = mapped_column(default=None)
+    delete_on_server_delete: Mapped[bool] = mapped_column(default=True)
+    fault: Mapped[str | None] = mapped_column(String(4096), default=None)
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
 
 
 class Nic(Base):

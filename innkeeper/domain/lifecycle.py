@@ -31,6 +31,9 @@ class Verb(StrEnum):
     SUSPEND = "suspend"
     RESUME = "resume"
     DELETE = "delete"
+    SNAPSHOT = "snapshot"
+    REVERT = "revert"
+    DELETE_SNAPSHOT = "delete-snapshot"
 
 
 class Phase(StrEnum):
@@ -50,10 +53,10 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class Transition:
-    """One row of the table; `None` for `during` and `undone` means "as it was before"."""
+    """One row of the table; `None` for an end or for `during` means "as it was before"."""
 
     allowed: frozenset[Status]
-    done: Status
+    done: Status | None
     undone: Status | None
     during: Status | None = None
 
@@ -74,7 +77,14 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.DELETE: Transition(
         _LIVE | {Status.SUSPENDED, Status.SHELVED, Status.ERROR}, Status.DELETED, Status.ERROR
     ),
+    Verb.SNAPSHOT: Transition(_LIVE, None, None),
+    # With the memory it ends active: an operation may name its end, see `ending`.
+    Verb.REVERT: Transition(_LIVE, None, None),
+    Verb.DELETE_SNAPSHOT: Transition(_LIVE, None, None),
 }
+
+IRREVOCABLE = frozenset({Verb.DELETE, Verb.DELETE_SNAPSHOT})
+"""Verbs that cannot be cancelled: what they have removed would not come back."""
 
 
 def require_allowed(verb: Verb, status: Status) -> Transition:
@@ -86,6 +96,11 @@ def require_allowed(verb: Verb, status: Status) -> Transition:
     return transition
 
 
+def ending(verb: Verb, before: Status, named: Status | None = None) -> Status:
+    """Return where a verb ends: as the table says, else as `named`, else as it was before."""
+    return TRANSITIONS[verb].done or named or before
+
+
 def allowed_verbs(status: Status) -> list[Verb]:
     """Return the verbs that a server in `status` accepts now."""
     return [verb for verb, row in TRANSITIONS.items() if status in row.allowed]
@@ -95,7 +110,9 @@ def diagram() -> str:
     """Return the table as a Mermaid state diagram, for docs/architecture.md."""
     lines = ["stateDiagram-v2", "    [*] --> requested"]
     for verb, row in TRANSITIONS.items():
-        lines += [f"    {source} --> {row.done}: {verb}" for source in sorted(row.allowed)]
+        lines += [
+            f"    {source} --> {row.done or source}: {verb}" for source in sorted(row.allowed)
+        ]
         if row.undone is not None:
             lines += [
                 f"    {source} --> {row.undone}: {verb} failed"

@@ -29,12 +29,25 @@ def rebuilt_volume(server_id: UUID, operation_id: UUID) -> str:
     return f"{server_id}-root-{short(operation_id)}.qcow2"
 
 
+def overlay(volume: str, identifier: UUID) -> str:
+    """Return the name of a layer above a root disk, or above another layer of the same disk.
+
+    The identifier is that of the snapshot below which it lies, or of the revert that made it.
+    """
+    return f"{volume.split('.', 1)[0]}.{identifier.hex}.qcow2"
+
+
+def memory_volume(server_id: UUID, snapshot_id: UUID) -> str:
+    """Return the name of the file that keeps a snapshot's memory."""
+    return f"{server_id}-snap-{snapshot_id.hex}.mem"
+
+
 def seed_of(volume: str) -> str:
-    """Return the name of the NoCloud seed that belongs to a root disk.
+    """Return the name of the NoCloud seed that belongs to a root disk, whatever lies above it.
 
     A rebuilt disk has a seed of its own, so that undoing a rebuild touches neither old file.
     """
-    return volume.replace("-root", "-seed", 1).removesuffix(".qcow2") + ".iso"
+    return volume.split(".", 1)[0].replace("-root", "-seed", 1) + ".iso"
 
 
 def server_of(volume: str) -> UUID | None:
@@ -43,7 +56,7 @@ def server_of(volume: str) -> UUID | None:
         server_id = UUID(volume[:36])
     except ValueError:
         return None
-    ours = str(server_id) == volume[:36] and volume[36:41] in {"-root", "-seed"}
+    ours = str(server_id) == volume[:36] and volume[36:41] in {"-root", "-seed", "-snap"}
     return server_id if ours else None
 
 

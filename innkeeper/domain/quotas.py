@@ -1,6 +1,7 @@
 """Quota arithmetic: what a project may hold, what it holds, what a request adds."""
 
 from dataclasses import dataclass, fields
+from typing import TypeVar
 
 from innkeeper.errors import QuotaExceeded
 
@@ -15,22 +16,34 @@ class Amounts:
     disk_gib: int
 
 
+@dataclass(frozen=True)
+class SnapshotAmounts:
+    """What a project's snapshots hold."""
+
+    snapshots: int
+    snapshot_gib: int
+
+
+Countable = TypeVar("Countable", Amounts, SnapshotAmounts)
+
 _NOUNS = {
     "servers": "servers",
     "vcpus": "vCPUs",
     "memory_mib": "MiB of memory",
     "disk_gib": "GiB of disk",
+    "snapshots": "snapshots",
+    "snapshot_gib": "GiB of snapshots",
 }
 
 
-def require_within(limit: Amounts, used: Amounts, asked: Amounts) -> None:
+def require_within(limit: Countable, used: Countable, asked: Countable) -> None:
     """Pass when `used + asked` stays within `limit` (a limit of -1 is none).
 
     Raises:
         QuotaExceeded: the sentence names every limit that would be broken.
     """
     broken = []
-    for entry in fields(Amounts):
+    for entry in fields(limit):
         maximum, held = getattr(limit, entry.name), getattr(used, entry.name)
         wanted = getattr(asked, entry.name)
         if 0 <= maximum < held + wanted:
@@ -38,5 +51,6 @@ def require_within(limit: Amounts, used: Amounts, asked: Amounts) -> None:
     if broken:
         raise QuotaExceeded(
             f"The project's quota does not cover this: {'; '.join(broken)}. "
-            "Delete servers or ask an operator to raise the quota."
+            f"Delete {'servers' if isinstance(limit, Amounts) else 'snapshots'} or ask an operator "
+            "to raise the quota."
         )

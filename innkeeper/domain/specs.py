@@ -198,6 +198,50 @@ class ConfigureRequest(BaseModel):
     roles: list[RoleRequest] = Field(default_factory=list, max_length=32)
 
 
+class SnapshotRequest(BaseModel):
+    """A snapshot to take."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Name | None = Field(
+        default=None, description="Unique among the server's snapshots; made from the time if empty"
+    )
+    description: Line = Field(default="", description="Free text, shown in lists")
+    memory: bool = Field(
+        default=False, description="Keep the memory, too: a revert goes on where the guest was"
+    )
+    quiesce: Literal["auto", "required", "off"] = Field(
+        default="auto",
+        description="Have the guest agent flush and freeze file systems: if it can, or else fail",
+    )
+    max_age: int | None = Field(
+        default=None, ge=60, le=10 * 366 * 86400, description="Seconds until it is deleted"
+    )
+    delete_on_server_delete: bool = Field(
+        default=True, description="false: the server cannot be deleted while this is there"
+    )
+    enabled: bool = Field(default=True, description="false: kept, but nobody can revert to it")
+
+
+Chosen = Annotated[str, StringConstraints(min_length=1, max_length=63), AfterValidator(check_line)]
+
+
+class RevertRequest(BaseModel):
+    """The snapshot to go back to; what came after it on the disk is lost."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    snapshot: Chosen = Field(description="Name or id of one of the server's snapshots")
+
+
+class DeleteSnapshotRequest(BaseModel):
+    """The snapshot to delete; the server and its other snapshots keep what they share with it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    snapshot: Chosen = Field(description="Name or id of one of the server's snapshots")
+
+
 class NoParameters(BaseModel):
     """A verb without parameters."""
 

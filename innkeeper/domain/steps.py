@@ -41,9 +41,21 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "remove-lease",
         "undefine",
         "remove-seed",
+        "remove-snapshots",
         "remove-volume",
         "prove-gone",
     ),
+    Verb.SNAPSHOT: ("layer", "capture", "adopt-snapshot"),
+    Verb.REVERT: (
+        "cut-power",
+        "fresh-layer",
+        "switch-layer",
+        "go-on",
+        "adopt-layer",
+        "back",
+        "old-layer",
+    ),
+    Verb.DELETE_SNAPSHOT: ("merge", "forget-snapshot", "remove-layer"),
 }
 
 
@@ -57,3 +69,4 @@ class ArtifactKind(StrEnum):
     FORWARD = "forward"
     LEASE = "lease"
     STATE = "terraform-state"
+    SNAPSHOT = "snapshot"

@@ -5,7 +5,7 @@ others run. Between processes they can still meet: `PoolBusy` then, and a retry 
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,6 +195,38 @@ def volume_path(conn: libvirt.virConnect, pool: str, name: str) -> Path:
     """
     with _turn(conn, pool) as live:
         return Path(_volume(live, name).path())
+
+
+def leans_on(conn: libvirt.virConnect, pool: str, name: str) -> Path | None:
+    """Return the backing file that a volume's own header names now; None if it has none.
+
+    Raises:
+        VolumeAbsent, PoolAbsent: there is none.
+    """
+    with _turn(conn, pool) as live:
+        live.refresh(0)  # what others changed in a file, libvirt reads again
+        backing = parse(_volume(live, name).XMLDesc(0)).findtext("backingStore/path")
+        return Path(backing) if backing else None
+
+
+def leaning(conn: libvirt.virConnect, pool: str, name: str) -> list[str]:
+    """Return the volumes of a pool whose backing file is this volume."""
+    with _turn(conn, pool) as live:
+        _refresh(live)
+        try:
+            path = _volume(live, name).path()
+        except VolumeAbsent:
+            return []
+        found = ((v.name(), parse(v.XMLDesc(0))) for v in live.listAllVolumes(0))
+        return sorted(n for n, there in found if there.findtext("backingStore/path") == path)
+
+
+def allocated(conn: libvirt.virConnect, pool: str, names: Collection[str]) -> dict[str, int]:
+    """Return what volumes really take of the host's disk, in bytes; absent ones are left out."""
+    with _turn(conn, pool) as live:
+        _refresh(live)
+        there = set(live.listVolumes()) & set(names)
+        return {name: int(_volume(live, name).info()[2]) for name in there}
 
 
 def pool_capacity(conn: libvirt.virConnect, pool: str) -> PoolCapacity:

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import bcrypt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -44,7 +44,7 @@ from innkeeper.errors import (
     NoHostFits,
     NotFound,
 )
-from innkeeper.services import events, reservations
+from innkeeper.services import events, layering, reservations
 from innkeeper.services.archive import is_current
 from innkeeper.services.operations import view
 from innkeeper.services.views import OperationView
@@ -274,6 +274,14 @@ def _server(
     )
 
 
+def _defaults(verb: Verb) -> BaseModel:
+    try:
+        return REQUESTS[verb]()
+    except ValidationError as error:
+        missing = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+        raise InvalidRequest(f"Fill in 'request': {verb} needs {missing}.") from error
+
+
 def request(
     verb: Verb,
     server_id: UUID,
@@ -290,10 +298,12 @@ def request(
         Conflict: its status does not allow the verb, or another operation holds it.
         InvalidRequest: the parameters contradict a rule.
     """
-    body = body or REQUESTS[verb]()
+    body = body or _defaults(verb)
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
     with transaction() as session:
+        if verb is Verb.SNAPSHOT:
+            layering.lock_quota(session, server_id)
         server = session.get(Server, server_id, with_for_update=True)
         if server is None or (project_id is not None and server.project_id != project_id):
             raise NotFound("There is no such server: see `innkeeper server list`.")
@@ -309,6 +319,7 @@ def request(
         require_allowed(verb, Status(server.status))
         if isinstance(body, RebuildRequest) and body.image:
             _check_disk(ready_image(session, body.image), server.disk_gib)
+        plain |= layering.prepare(session, server, body, verb)
         roles = plain.pop("roles", None)
         operation = Operation(
             id=uuid4(),

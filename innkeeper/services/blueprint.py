@@ -20,8 +20,10 @@ from innkeeper.db.models import (
     OperationStep,
     PortForward,
     Server,
+    Snapshot,
 )
 from innkeeper.domain import naming
+from innkeeper.domain.layers import Layer, Layers
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import RoleRequest
 from innkeeper.errors import NotFound
@@ -78,6 +80,21 @@ class ImageBlueprint:
 
 
 @dataclass(frozen=True)
+class SnapshotBlueprint:
+    """A snapshot of the server; without a volume nothing of it exists yet."""
+
+    id: UUID
+    parent_id: UUID | None
+    name: str
+    memory: bool
+    volume: str | None
+    memory_volume: str | None
+
+
+_ON_SNAPSHOTS = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.DELETE}
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """One server, its operation and what both stand on. Secrets are kept out of `repr`."""
 
@@ -102,6 +119,8 @@ class Blueprint:
     ip: str
     ssh_port: int
     root_volume: str
+    lies_on: UUID | None
+    snapshots: tuple[SnapshotBlueprint, ...]
     ssh_keys: tuple[str, ...]
     packages: tuple[str, ...]
     runcmd: tuple[Any, ...] = field(repr=False)
@@ -153,6 +172,39 @@ class Blueprint:
         return self.root_volume == self.new_volume
 
     @property
+    def subject(self) -> SnapshotBlueprint | None:
+        """The snapshot that the operation is about; None when it is deleted already."""
+        wanted = self.request.get("snapshot_id")
+        return next((found for found in self.snapshots if str(found.id) == wanted), None)
+
+    @property
+    def snapshot(self) -> SnapshotBlueprint:
+        """The same, where it cannot be gone.
+
+        Raises:
+            NotFound: it is gone all the same.
+        """
+        if self.subject is None:
+            raise NotFound("The snapshot is gone.")
+        return self.subject
+
+    @property
+    def snapshot_layer(self) -> str:
+        """Name of the disk that the server goes on with above the snapshot it takes now."""
+        return naming.overlay(self.root_volume, self.snapshot.id)
+
+    @property
+    def revert_layer(self) -> str:
+        """Name of the disk that this revert makes."""
+        return naming.overlay(self.root_volume, self.operation_id)
+
+    @property
+    def layers(self) -> Layers:
+        """All files of the server's disk."""
+        frozen = (Layer(s.id, s.parent_id, s.volume) for s in self.snapshots if s.volume)
+        return Layers(self.disk_image.volume, tuple(frozen), self.root_volume, self.lies_on)
+
+    @property
     def disk_bytes(self) -> int:
         """Size of the root disk in bytes."""
         return self.disk_gib << 30
@@ -166,6 +218,18 @@ def _image(row: Image) -> ImageBlueprint:
         row.sha256 or "",
         row.virtual_size_bytes or 0,
         row.login_user,
+    )
+
+
+def _snapshots(session: Session, server_id: UUID) -> tuple[SnapshotBlueprint, ...]:
+    rows = session.scalars(
+        select(Snapshot).where(Snapshot.server_id == server_id).order_by(Snapshot.created_at)
+    )
+    return tuple(
+        SnapshotBlueprint(
+            row.id, row.parent_id, row.name, row.memory, row.volume, row.memory_volume
+        )
+        for row in rows
     )
 
 
@@ -197,12 +261,14 @@ def load(
     disk_image = session.get(Image, disk.image_id) if disk.image_id != image.id else image
     if wanted := operation.request.get("image"):  # a rebuild may ask for another image
         image = session.scalars(select(Image).where(Image.name == wanted)).one_or_none() or image
+    verb = Verb(operation.verb)
+    snapshots = _snapshots(session, server.id) if verb in _ON_SNAPSHOTS else ()
     roles = json.loads(operation.secret_request or server.role_requests or "[]")
     return Blueprint(
         server_id=server.id,
         project_id=server.project_id,
         operation_id=operation.id,
-        verb=Verb(operation.verb),
+        verb=verb,
         attempt=operation.attempt,
         actor=operation.actor,
         name=server.name,
@@ -232,6 +298,8 @@ def load(
         ip=address.ip,
         ssh_port=forward.port,
         root_volume=disk.volume,
+        lies_on=disk.snapshot_id,
+        snapshots=snapshots,
         ssh_keys=tuple(server.request.get("ssh_keys", ())),
         packages=tuple(server.request.get("packages", ())),
         runcmd=tuple(json.loads(server.runcmd or "[]")),

@@ -22,13 +22,21 @@ from innkeeper.db.models import (
     OperationStep,
     PortForward,
     Server,
+    Snapshot,
     now,
 )
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import TRANSITIONS, Phase, Status, Verb
+from innkeeper.domain.lifecycle import (
+    IRREVOCABLE,
+    TRANSITIONS,
+    Phase,
+    Status,
+    Verb,
+    ending,
+)
 from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
-from innkeeper.services import blueprint, events
+from innkeeper.services import blueprint, events, layering
 from innkeeper.services.blueprint import Blueprint
 
 Made = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
@@ -118,11 +126,11 @@ def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = Fal
 
     Raises:
         ClaimLost: this attempt is not the current one any more.
-        OperationCancelled: somebody asked for a cancel (never while undoing).
+        OperationCancelled: somebody asked for a cancel (never while undoing or deleting).
     """
     with transaction() as session:
         operation = hold(session, held)
-        if operation.cancel_requested and not undo and held.verb is not Verb.DELETE:
+        if operation.cancel_requested and not undo and held.verb not in IRREVOCABLE:
             raise OperationCancelled(f"Cancelled before step '{step}' on request.")
         row = session.get(OperationStep, (held.operation_id, step))
         was_done = row is not None and row.state == "done"
@@ -208,6 +216,13 @@ def note(held: Claim, step: str, **data: Any) -> None:
         row.data = row.data | data
 
 
+def noted(held: Claim, step: str) -> dict[str, Any]:
+    """Return what another step of the operation noted; nothing when it did not."""
+    with transaction() as session:
+        row = session.get(OperationStep, (held.operation_id, step))
+        return dict(row.data) if row else {}
+
+
 def progress(held: Claim, step: str, fraction: float | None, detail: str | None = None) -> None:
     """Show how far a long step is (0 to 1)."""
     with transaction() as session:
@@ -221,7 +236,7 @@ def progress(held: Claim, step: str, fraction: float | None, detail: str | None 
 
 def cancelled(held: Claim) -> bool:
     """Tell whether somebody asked for a cancel: steps that wait for long look now and then."""
-    if held.verb is Verb.DELETE:
+    if held.verb in IRREVOCABLE:
         return False
     with transaction() as session:
         wish = select(Operation.cancel_requested).where(Operation.id == held.operation_id)
@@ -250,7 +265,7 @@ def release(session: Session, server: Server) -> None:
     server.reserved = False
     nics = select(Nic.id).where(Nic.server_id == server.id)
     session.execute(delete(Address).where(Address.nic_id.in_(nics)))
-    for table in (PortForward, Disk, Nic):
+    for table in (PortForward, Disk, Nic, Snapshot):
         session.execute(delete(table).where(table.server_id == server.id))
     server.user_data = server.runcmd = server.role_requests = None
     server.root_password = server.root_password_hash = server.host_key_private = None
@@ -273,7 +288,9 @@ def complete(held: Claim, reason: str = "") -> None:
     with transaction() as session:
         operation = hold(session, held)
         server = session.get_one(Server, operation.server_id)
-        before, after = server.status, TRANSITIONS[held.verb].done
+        before = server.status
+        named = operation.request.get("ends")
+        after = ending(held.verb, Status(before), Status(named) if named else None)
         if after is Status.DELETED:
             if has_artifacts(session, server.id):
                 raise Conflict(f"Server '{server.name}' still has artifacts: reconcile reaps them.")
@@ -302,6 +319,7 @@ def undone(held: Claim) -> None:
         previous = Status(operation.previous_status or server.status)
         server.status = TRANSITIONS[held.verb].undone or previous
         server.fault = operation.error
+        layering.settle(session, operation)
         if held.verb is Verb.CREATE and not has_artifacts(session, server.id):
             release(session, server)
         phase = Phase.CANCELLED if operation.cancel_requested else Phase.FAILED

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from innkeeper.db.models import Operation, OperationStep, Server, now
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Phase, Verb
+from innkeeper.domain.lifecycle import IRREVOCABLE, Phase, Verb
 from innkeeper.domain.steps import STEPS
 from innkeeper.errors import Conflict, NotFound
 from innkeeper.services import events, paging
@@ -47,6 +47,7 @@ def views(session: Session, operations: list[Operation]) -> list[OperationView]:
             actor=operation.actor,
             flow_run_id=operation.flow_run_id,
             cancel_requested=operation.cancel_requested,
+            snapshot_id=operation.request.get("snapshot_id"),
             verdict=operation.verdict,
             error=operation.error,
             created_at=operation.created_at,
@@ -109,7 +110,7 @@ def cancel(operation_id: UUID, project_id: UUID | None, actor: str) -> Operation
         session.refresh(operation, with_for_update=True)
         if Phase(operation.phase).ended:
             raise Conflict(f"The operation has {operation.phase}: there is nothing to cancel.")
-        if operation.verb == Verb.DELETE:
+        if operation.verb in IRREVOCABLE:
             raise Conflict("A deletion cannot be cancelled: what is gone would not come back.")
         operation.cancel_requested = True
         events.record(

@@ -11,6 +11,7 @@ from innkeeper.db.models import Project, Quota
 from innkeeper.db.session import transaction
 from innkeeper.errors import Conflict, NotFound
 from innkeeper.services import events
+from innkeeper.services.layering import held
 from innkeeper.services.reservations import reserved_by_project
 from innkeeper.services.views import ProjectView, QuotaView
 
@@ -22,6 +23,8 @@ def create(
     vcpus: int = 20,
     memory_mib: int = 51200,
     disk_gib: int = 1000,
+    snapshots: int = 50,
+    snapshot_gib: int = 500,
     actor: str = "system",
 ) -> ProjectView:
     """Create a project with its quota (-1: no limit).
@@ -29,10 +32,17 @@ def create(
     Raises:
         Conflict: the name is taken.
     """
-    limits = {"servers": servers, "vcpus": vcpus, "memory_mib": memory_mib, "disk_gib": disk_gib}
+    limits = {
+        "servers": servers,
+        "vcpus": vcpus,
+        "memory_mib": memory_mib,
+        "disk_gib": disk_gib,
+        "snapshots": snapshots,
+        "snapshot_gib": snapshot_gib,
+    }
     try:
         with transaction() as session:
-            quota = Quota(servers=servers, vcpus=vcpus, memory_mib=memory_mib, disk_gib=disk_gib)
+            quota = Quota(**limits)  # type: ignore[arg-type]  # all of them are numbers
             project = Project(name=name, quota=quota)
             session.add(project)
             session.flush()
@@ -75,6 +85,8 @@ def set_quota(
     vcpus: int | None = None,
     memory_mib: int | None = None,
     disk_gib: int | None = None,
+    snapshots: int | None = None,
+    snapshot_gib: int | None = None,
     actor: str = "system",
 ) -> QuotaView:
     """Change the limits that are given; servers beyond a lowered limit stay."""
@@ -83,6 +95,8 @@ def set_quota(
         "vcpus": vcpus,
         "memory_mib": memory_mib,
         "disk_gib": disk_gib,
+        "snapshots": snapshots,
+        "snapshot_gib": snapshot_gib,
     }
     changes = {name: value for name, value in asked.items() if value is not None}
     with transaction() as session:
@@ -120,13 +134,18 @@ def _found(session: Session, name_or_id: str | UUID) -> Project:
 def _quota_view(session: Session, project_id: UUID) -> QuotaView:
     limits = session.get_one(Quota, project_id)
     used = reserved_by_project(session, project_id)
+    kept = held(session, project_id)
     return QuotaView(
         servers=limits.servers,
         vcpus=limits.vcpus,
         memory_mib=limits.memory_mib,
         disk_gib=limits.disk_gib,
+        snapshots=limits.snapshots,
+        snapshot_gib=limits.snapshot_gib,
         used_servers=used.servers,
         used_vcpus=used.vcpus,
         used_memory_mib=used.memory_mib,
         used_disk_gib=used.disk_gib,
+        used_snapshots=kept.snapshots,
+        used_snapshot_gib=kept.snapshot_gib,
     )

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select, update
 
 from innkeeper.db.models import Artifact, Host, Operation, Server, now
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Phase, Status, Verb
+from innkeeper.domain.lifecycle import IRREVOCABLE, Phase, Status
 from innkeeper.domain.naming import POOL
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.host.channel import HostChannel, open_channel
@@ -82,7 +82,7 @@ def requeue(operation_id: UUID, attempt: int, reason: str) -> OperationView | No
         if taken.rowcount != 1:  # type: ignore[attr-defined]
             return None
         operation = session.get_one(Operation, operation_id, populate_existing=True)
-        if attempt >= 2 * ATTEMPTS and operation.verb != Verb.DELETE and not operation.undoing:
+        if attempt >= 2 * ATTEMPTS and operation.verb not in IRREVOCABLE and not operation.undoing:
             operation.undoing = True
             operation.error = f"Given up after {ATTEMPTS} runs that died: {reason}"
         events.record(
@@ -202,7 +202,7 @@ def _remove(host: Host, channel: HostChannel, finding: Finding) -> None:
         consoles.forget(host.channel, finding.server_id)
     elif finding.kind == "console-log" and finding.server_id:
         consoles.forget(host.channel, finding.server_id)
-    elif finding.kind in {"volume", "seed"}:
+    elif finding.kind in {"volume", "seed", "snapshot"}:
         storage.delete_volume(connection, POOL, finding.name)
     elif finding.kind == "dhcp-entry" and finding.network:
         network.remove_dhcp_host(connection, finding.network, finding.name)
@@ -245,6 +245,6 @@ def ask_cancel(operation_id: UUID) -> None:
     with transaction() as session:
         session.execute(
             update(Operation)
-            .where(Operation.id == operation_id, Operation.verb != Verb.DELETE)
+            .where(Operation.id == operation_id, Operation.verb.not_in(IRREVOCABLE))
             .values(cancel_requested=True)
         )

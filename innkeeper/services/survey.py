@@ -21,6 +21,7 @@ from innkeeper.db.models import (
     Operation,
     Project,
     Server,
+    Snapshot,
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
@@ -38,6 +39,7 @@ from innkeeper.substrate import HostSubstrate, NetworkSubstrate, Terraform
 
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 _STANDING = frozenset({Status.ACTIVE, Status.STOPPED, Status.SUSPENDED})
+_KINDS = {"iso": ArtifactKind.SEED, "mem": ArtifactKind.SNAPSHOT}
 CONSOLE_FOLDER = console_log(UUID(int=0)).rpartition("/")[0]
 
 
@@ -116,6 +118,12 @@ def _servers(session: Session, host_id: UUID) -> dict[UUID, _Known]:
         .where(Server.host_id == host_id)
     ):
         volumes.setdefault(server_id, set()).update({volume, seed_of(volume)})
+    for server_id, volume, memory in session.execute(
+        select(Snapshot.server_id, Snapshot.volume, Snapshot.memory_volume)
+        .join(Server, Server.id == Snapshot.server_id)
+        .where(Server.host_id == host_id)
+    ):
+        volumes.setdefault(server_id, set()).update({volume, memory} - {None})
     created = set(
         session.scalars(
             select(Operation.server_id)
@@ -250,7 +258,7 @@ def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
         if known is None or known.busy:
             continue
         if known.gone or name not in known.volumes:
-            kind = "seed" if name.endswith(".iso") else "volume"
+            kind = _KINDS.get(name.rpartition(".")[2], ArtifactKind.VOLUME)
             why = f"its server is {known.status} and does not use it"
             found.append(Finding(expected.host.name, kind, name, why, server_id, reapable=True))
     for server_id, known in expected.servers.items():
@@ -343,13 +351,14 @@ def _rows(expected: Expectation, domains: set[str], volumes: set[str]) -> list[F
         ArtifactKind.DOMAIN: domains.__contains__,
         ArtifactKind.VOLUME: volumes.__contains__,
         ArtifactKind.SEED: volumes.__contains__,
+        ArtifactKind.SNAPSHOT: volumes.__contains__,
     }
     found = []
     for row in expected.artifacts:
         known = expected.servers.get(row.server_id) if row.server_id else None
         if known is None or known.busy:
             continue
-        unused = row.kind in {"volume", "seed"} and row.name not in known.volumes
+        unused = row.kind in {"volume", "seed", "snapshot"} and row.name not in known.volumes
         orphaned = known.gone or known.status is Status.ERROR or unused
         if orphaned and not (row.kind in exists and exists[row.kind](row.name)):
             found.append(

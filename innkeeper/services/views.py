@@ -64,6 +64,28 @@ class ServerView(View):
     deleted_at: datetime | None
 
 
+class SnapshotView(View):
+    """A snapshot of a server; `current` says that the server's disk lies on it."""
+
+    id: UUID
+    server_id: UUID
+    project_id: UUID
+    parent_id: UUID | None
+    name: str
+    description: str
+    kind: Literal["", "quiesced", "crash-consistent", "memory", "stopped"]
+    memory: bool
+    phase: Literal["creating", "ready", "deleting", "failed"]
+    size_bytes: int
+    current: bool
+    enabled: bool
+    max_age_seconds: int | None
+    delete_on_server_delete: bool
+    fault: str | None
+    created_at: datetime
+    expires_at: datetime | None
+
+
 class StepView(View):
     """One step of an operation."""
 
@@ -92,6 +114,7 @@ class OperationView(View):
     actor: str
     flow_run_id: UUID | None
     cancel_requested: bool
+    snapshot_id: UUID | None = None
     verdict: dict[str, Any] | None
     error: str | None
     created_at: datetime
@@ -160,10 +183,14 @@ class QuotaView(View):
     vcpus: int
     memory_mib: int
     disk_gib: int
+    snapshots: int
+    snapshot_gib: int
     used_servers: int = 0
     used_vcpus: int = 0
     used_memory_mib: int = 0
     used_disk_gib: int = 0
+    used_snapshots: int = 0
+    used_snapshot_gib: int = 0
 
 
 class ProjectView(View):

@@ -17,6 +17,7 @@ from uuid import UUID
 import libvirt
 import pytest
 import sabotage
+from pydantic import BaseModel
 from sabotage import Point
 
 from innkeeper import dispatch
@@ -25,12 +26,17 @@ from innkeeper.db.models import Artifact, Host, Image, Operation, Plan, Project,
 from innkeeper.db.session import engine_for, transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
 from innkeeper.domain.naming import POOL, server_of
-from innkeeper.domain.specs import ServerRequest
+from innkeeper.domain.specs import (
+    DeleteSnapshotRequest,
+    RevertRequest,
+    ServerRequest,
+    SnapshotRequest,
+)
 from innkeeper.domain.steps import STEPS
 from innkeeper.hypervisor import guest, network, storage
 from innkeeper.hypervisor.connection import connect, forget
 from innkeeper.lab.fleet import Lab
-from innkeeper.services import accept, identity, operations, reconcile, servers, survey
+from innkeeper.services import accept, identity, operations, reconcile, servers, snapshots, survey
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 from tasks import reconciliation, step
@@ -44,7 +50,12 @@ pytestmark = [
 ]
 
 SILENCE = 0.4
-FAILING = {Verb.CREATE: "verify", Verb.REBUILD: "verify"}
+FAILING = {
+    Verb.CREATE: "verify",
+    Verb.REBUILD: "verify",
+    Verb.SNAPSHOT: "adopt-snapshot",
+    Verb.REVERT: "adopt-layer",
+}
 POINTS = [point for verb in Verb for point in sabotage.points(verb)]
 UNDO_POINTS = [
     point for verb, failing in FAILING.items() for point in sabotage.undo_points(verb, failing)
@@ -72,20 +83,53 @@ class Stage:
         """Have a verb accepted, on a server whose status allows it."""
         if verb is Verb.CREATE:
             return self.create()
+        if verb is Verb.REBUILD and self.standing and snapshots.page(self.standing).items:
+            self.standing = None  # they are in its way
         if self.standing is None:
             view = self.create()
-            sabotage.carry(Verb.CREATE, view.id)
+            sabotage.hasten(Verb.CREATE, view.id)
             self.standing = view.server_id
         server_id = self.standing
         allowed = TRANSITIONS[verb].allowed
         while (status := servers.get(server_id).status) not in allowed:
             away = Verb.SUSPEND if Status.SUSPENDED in allowed else Verb.STOP
-            other = {Status.STOPPED: Verb.START, Status.SUSPENDED: Verb.RESUME}.get(status, away)
-            view = accept.request(other, server_id, project_id=None, actor="tester")
-            sabotage.carry(other, view.id)
+            self.do({Status.STOPPED: Verb.START, Status.SUSPENDED: Verb.RESUME}.get(status, away))
+        body = self.prepare(verb)
         if verb is Verb.DELETE:
             self.standing = None
-        return accept.request(verb, server_id, project_id=None, actor="tester")
+        return accept.request(verb, server_id, body, project_id=None, actor="tester")
+
+    def do(self, verb: Verb, body: BaseModel | None = None) -> OperationView:
+        """Carry a verb out on the standing server."""
+        assert self.standing is not None
+        view = accept.request(verb, self.standing, body, project_id=None, actor="tester")
+        sabotage.hasten(verb, view.id)
+        return view
+
+    def snapshot(self) -> str:
+        """Take a snapshot with the memory, if there is one; return its id."""
+        assert self.standing is not None
+        memory = servers.get(self.standing).status is Status.ACTIVE
+        return str(self.do(Verb.SNAPSHOT, SnapshotRequest(memory=memory)).snapshot_id)
+
+    def prepare(self, verb: Verb) -> BaseModel | None:
+        """Have snapshots there where a verb needs them to show something."""
+        assert self.standing is not None
+        status = servers.get(self.standing).status
+        if verb is Verb.SNAPSHOT:
+            return SnapshotRequest(memory=status is Status.ACTIVE)
+        if verb is Verb.DELETE and status in TRANSITIONS[Verb.SNAPSHOT].allowed:
+            self.snapshot()
+        if verb is Verb.REVERT:
+            return RevertRequest(snapshot=self.snapshot())
+        if verb is Verb.DELETE_SNAPSHOT:  # in the middle of a chain, and with a branch
+            self.snapshot()
+            middle = self.snapshot()
+            self.snapshot()
+            self.do(Verb.REVERT, RevertRequest(snapshot=middle))
+            self.snapshot()
+            return DeleteSnapshotRequest(snapshot=middle)
+        return None
 
     def recover(self) -> None:
         """Do what reconcile and a new worker do, until nothing is left to do."""
@@ -138,7 +182,15 @@ def _catalogue(place: Path, uri: str) -> UUID:
     disk = place / "disk.qcow2"
     disk.write_bytes(b"QFI\xfb" + bytes(4092))
     project = Project(name="default")
-    project.quota = Quota(project_id=project.id, servers=-1, vcpus=-1, memory_mib=-1, disk_gib=-1)
+    project.quota = Quota(
+        project_id=project.id,
+        servers=-1,
+        vcpus=-1,
+        memory_mib=-1,
+        disk_gib=-1,
+        snapshots=-1,
+        snapshot_gib=-1,
+    )
     image = Image(
         name="debian",
         source="file:///debian.qcow2",
@@ -186,11 +238,14 @@ def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: s
     assert held
     assert len(here) == 1
     assert (here[0].power_state == "running") == (status is Status.ACTIVE)
-    assert len(files) == 2, "one disk, one seed"
+    kept = [view for view in snapshots.page(server.id, limit=100).items if view.phase == "ready"]
+    memories = sum(view.memory for view in kept)
+    assert len(files) == 2 + len(kept) + memories, "a disk, a seed, and those of the snapshots"
     entries = network.dhcp_hosts(conn, f"innkeeper-{stage.project_id.hex[:8]}")
     assert [e.mac for e in entries].count(server.mac or "") == 1
-    assert {kind for kind, _ in rows} == {"volume", "seed", "domain", "lease", "forward"}
-    assert len(rows) == 5
+    kinds = {"volume", "seed", "domain", "lease", "forward"} | ({"snapshot"} if memories else set())
+    assert {kind for kind, _ in rows} == kinds
+    assert len(rows) == 5 + len(kept) + memories
 
 
 def _starts(stage: Stage, server_id: UUID) -> int:
@@ -200,10 +255,10 @@ def _starts(stage: Stage, server_id: UUID) -> int:
 @pytest.mark.parametrize("point", POINTS, ids=str)
 def test_killed_run_is_resumed(stage: Stage, point: Point) -> None:
     operation = stage.accept(point.verb)
-    before = _starts(stage, operation.server_id)
+    before, was = _starts(stage, operation.server_id), servers.get(operation.server_id).status
     assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
     stage.recover()
-    _settled(stage, operation, status=TRANSITIONS[point.verb].done, phase="succeeded")
+    _settled(stage, operation, status=TRANSITIONS[point.verb].done or was, phase="succeeded")
     if point.verb is Verb.REBOOT:
         assert _starts(stage, operation.server_id) == before + 1, "rebooted once, not twice"
 

@@ -9,15 +9,36 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 
 from innkeeper.contracts import REQUESTS
-from innkeeper.db.models import Artifact, Disk, Event, Image, Nic, Operation, Project, Quota, Server
+from innkeeper.db.models import (
+    Artifact,
+    Disk,
+    Event,
+    Image,
+    Nic,
+    Operation,
+    Project,
+    Quota,
+    Server,
+    Snapshot,
+)
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Phase, Status, Verb
-from innkeeper.domain.specs import ConfigureRequest, RebootRequest, RebuildRequest
+from innkeeper.domain.specs import (
+    ConfigureRequest,
+    DeleteSnapshotRequest,
+    RebootRequest,
+    RebuildRequest,
+    RevertRequest,
+)
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
 from innkeeper.services import accept, journal, operations, servers
 from innkeeper.services.views import OperationView
 
 VERBS = [verb for verb in Verb if verb is not Verb.CREATE]
+BODIES: dict[Verb, BaseModel] = {
+    Verb.REVERT: RevertRequest(snapshot="kept"),
+    Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest(snapshot="kept"),
+}
 
 
 def active(catalogue: Catalogue, name: str = "web") -> UUID:
@@ -49,26 +70,31 @@ def put(server_id: UUID, **fields: Any) -> None:
 
 def test_every_verb_from_every_status(catalogue: Catalogue) -> None:
     server_id = active(catalogue)
+    with transaction() as session:
+        kept = Snapshot(server_id=server_id, project_id=catalogue.project_id, name="kept")
+        session.add(kept)
     accepted = 0
     for status in Status:
         for verb in VERBS:
             put(server_id, status=status, operation_id=None)
+            with transaction() as session:
+                session.get_one(Snapshot, kept.id).phase = "ready"
             if status in TRANSITIONS[verb].allowed:
-                operation = ask(verb, server_id)
+                operation = ask(verb, server_id, BODIES.get(verb))
                 accepted += 1
                 assert (operation.verb, operation.phase) == (verb, Phase.QUEUED)
                 held = servers.get(server_id)
                 assert (held.operation_id, held.status, held.allowed) == (operation.id, status, [])
             else:
                 with pytest.raises(Conflict, match=f"is {status} cannot {verb}"):
-                    ask(verb, server_id)
+                    ask(verb, server_id, BODIES.get(verb))
     with transaction() as session:
         assert session.scalar(select(func.count(Operation.id))) == accepted + 1
 
 
 def test_of_verbs_that_race_for_one_server_one_wins(catalogue: Catalogue, race: Race) -> None:
     server_id = active(catalogue)
-    verbs = [Verb.STOP, Verb.REBOOT, Verb.REBUILD, Verb.DELETE] * 3
+    verbs = [Verb.STOP, Verb.REBOOT, Verb.REBUILD, Verb.DELETE, Verb.SNAPSHOT] * 3
     results = race(len(verbs), lambda number: ask(verbs[number], server_id))
     won = [result for result in results if isinstance(result, OperationView)]
     lost = [result for result in results if isinstance(result, Conflict)]
@@ -152,7 +178,7 @@ def test_a_foreign_server_is_not_there(catalogue: Catalogue) -> None:
     for project_id in (uuid4(), UUID(int=0)):
         for verb in VERBS:
             with pytest.raises(NotFound, match="no such server"):
-                ask(verb, server_id, project_id=project_id)
+                ask(verb, server_id, BODIES.get(verb), project_id=project_id)
         with pytest.raises(NotFound, match="no such operation"):
             operations.get(operation_id, project_id)
         with pytest.raises(NotFound, match="no such operation"):
@@ -242,6 +268,11 @@ def test_a_server_row_stands_for_one_disk_and_one_nic(catalogue: Catalogue) -> N
             assert session.scalar(select(func.count()).where(table.server_id == server_id)) == 1
 
 
-def test_every_verb_has_a_request_without_parameters_but_create() -> None:
-    for verb in VERBS:
+def test_every_verb_has_a_request_without_parameters_but_those_that_name_something(
+    catalogue: Catalogue,
+) -> None:
+    for verb in set(VERBS) - set(BODIES):
         REQUESTS[verb]()
+    for verb in BODIES:
+        with pytest.raises(InvalidRequest, match=f"{verb} needs snapshot"):
+            ask(verb, active(catalogue, f"web-{verb}"))

@@ -117,6 +117,8 @@ def test_plans_projects_keys_roles(paper: PaperApi) -> None:
         "vcpus": -1,
         "memory_mib": 10,
         "disk_gib": 20,
+        "snapshots": 50,
+        "snapshot_gib": 500,
         "used_servers": 2,
         "used_vcpus": 2,
         "used_memory_mib": 3,

@@ -11,6 +11,7 @@ from innkeeper.domain.lifecycle import (
     Verb,
     allowed_verbs,
     diagram,
+    ending,
     require_allowed,
 )
 from innkeeper.domain.steps import STEPS, ArtifactKind
@@ -18,6 +19,8 @@ from innkeeper.errors import Conflict
 
 STATUSES = list(Status)
 VERBS = list(Verb)
+
+SNAPSHOTS = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT}
 
 # Written out once more by hand: a change of the table has to be meant.
 ALLOWED = {
@@ -30,8 +33,9 @@ ALLOWED = {
         Verb.CONFIGURE,
         Verb.SUSPEND,
         Verb.DELETE,
+        *SNAPSHOTS,
     },
-    Status.STOPPED: {Verb.START, Verb.REBUILD, Verb.DELETE},
+    Status.STOPPED: {Verb.START, Verb.REBUILD, Verb.DELETE, *SNAPSHOTS},
     Status.SUSPENDED: {Verb.RESUME, Verb.DELETE},
     Status.SHELVED: {Verb.DELETE},
     Status.ERROR: {Verb.DELETE},
@@ -67,7 +71,7 @@ def test_whatever_people_do_a_server_rests_in_a_known_status(
         if verb not in allowed_verbs(status):
             continue
         row = TRANSITIONS[verb]
-        status = row.done if succeeds else (row.undone or status)
+        status = ending(verb, status) if succeeds else (row.undone or status)
         assert status is not Status.BUILDING
         if status is not Status.DELETED:
             assert Verb.DELETE in allowed_verbs(status)
@@ -76,7 +80,7 @@ def test_whatever_people_do_a_server_rests_in_a_known_status(
 def test_the_diagram_has_every_transition_and_no_other() -> None:
     wanted = {"[*] --> requested", "deleted --> [*]"}
     for verb, row in TRANSITIONS.items():
-        wanted |= {f"{source} --> {row.done}: {verb}" for source in row.allowed}
+        wanted |= {f"{source} --> {row.done or source}: {verb}" for source in row.allowed}
         if row.undone:
             wanted |= {
                 f"{source} --> {row.undone}: {verb} failed" for source in row.allowed - {row.undone}
@@ -85,6 +89,13 @@ def test_the_diagram_has_every_transition_and_no_other() -> None:
     assert first == "stateDiagram-v2"
     assert {line.strip() for line in lines} == wanted
     assert len(lines) == len(wanted)
+
+
+def test_an_end_is_the_tables_or_the_named_one_or_none_at_all() -> None:
+    for status in (Status.ACTIVE, Status.STOPPED):
+        assert ending(Verb.SNAPSHOT, status) is status
+        assert ending(Verb.REVERT, status, Status.ACTIVE) is Status.ACTIVE
+        assert ending(Verb.STOP, status, Status.ACTIVE) is Status.STOPPED
 
 
 def test_phases_that_ended() -> None:

@@ -23,6 +23,11 @@ def test_names_are_these_for_ever() -> None:
     assert naming.rebuilt_volume(SERVER, OTHER) == f"{SERVER}-root-01234567.qcow2"
     assert naming.seed_of(naming.root_volume(SERVER)) == f"{SERVER}-seed.iso"
     assert naming.seed_of(naming.rebuilt_volume(SERVER, OTHER)) == f"{SERVER}-seed-01234567.iso"
+    layer = naming.overlay(naming.root_volume(SERVER), OTHER)
+    assert layer == f"{SERVER}-root.{OTHER.hex}.qcow2"
+    assert naming.overlay(layer, SERVER) == f"{SERVER}-root.{SERVER.hex}.qcow2"
+    assert naming.seed_of(layer) == f"{SERVER}-seed.iso"
+    assert naming.memory_volume(SERVER, OTHER) == f"{SERVER}-snap-{OTHER.hex}.mem"
     assert naming.mac_address(SERVER) == "52:54:00:a8:9a:53"
     assert naming.network_name(OTHER) == "innkeeper-01234567"
     assert naming.bridge_name(OTHER, SERVER) == "ik-3db5a769"
@@ -71,7 +76,11 @@ def test_a_bridge_belongs_to_one_project_on_one_host(project: UUID, host: UUID) 
 def test_a_volume_leads_back_to_its_server(server: UUID, operation: UUID) -> None:
     for root in (naming.root_volume(server), naming.rebuilt_volume(server, operation)):
         assert naming.server_of(root) == server
+        assert naming.server_of(naming.overlay(root, operation)) == server
+        assert naming.seed_of(naming.overlay(root, operation)) == naming.seed_of(root)
+        assert len(naming.overlay(root, operation)) <= 128  # disks.volume
         assert naming.server_of(naming.seed_of(root)) == server
+    assert naming.server_of(naming.memory_volume(server, operation)) == server
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_element
 from innkeeper.hypervisor.xml.element import Element, Kind
 from innkeeper.hypervisor.xml.network import DhcpHost, DhcpRange, Ip, Network
+from innkeeper.hypervisor.xml.snapshot import DomainSnapshot, SnapshotDisk, SnapshotMemory
 from innkeeper.hypervisor.xml.storage import Pool, Volume
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -83,6 +84,23 @@ CASES: dict[str, Element] = {
         backing_format="qcow2",
     ),
     "volume-private": Volume(name="seed.iso", capacity=374784, format="raw", mode="0600"),
+    "snapshot-disk": DomainSnapshot(
+        memory=SnapshotMemory(snapshot="no"),
+        disks=(
+            SnapshotDisk(
+                name="vda", snapshot="external", format="qcow2", source=_POOL / "layer.qcow2"
+            ),
+            SnapshotDisk(name="vdz", snapshot="no"),
+        ),
+    ),
+    "snapshot-memory": DomainSnapshot(
+        memory=SnapshotMemory(snapshot="external", file=_POOL / "one.mem"),
+        disks=(
+            SnapshotDisk(
+                name="vda", snapshot="external", format="qcow2", source=_POOL / "layer.qcow2"
+            ),
+        ),
+    ),
     "pool": Pool(name="innkeeper", path=_POOL),
     "network": Network(
         name="innkeeper-1b9d6bcd",

@@ -1,0 +1,152 @@
+"""What verbs mean for a server's snapshots, inside the transaction that accepts or ends them."""
+
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy import func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from innkeeper.db.models import Operation, OperationStep, Project, Server, Snapshot, now
+from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.quotas import SnapshotAmounts, require_within
+from innkeeper.domain.specs import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
+from innkeeper.errors import Conflict, InvalidRequest, NotFound
+
+_MIB, _GIB = 1 << 20, 1 << 30
+
+
+def held(session: Session, project_id: UUID) -> SnapshotAmounts:
+    """Return how many snapshots a project holds, and their size in GiB, rounded up."""
+    count, size = session.execute(
+        select(func.count(Snapshot.id), func.coalesce(func.sum(Snapshot.size_bytes), 0)).where(
+            Snapshot.project_id == project_id,
+            or_(Snapshot.phase != "failed", Snapshot.volume.is_not(None)),
+        )
+    ).one()
+    return SnapshotAmounts(int(count), -(-int(size) // _GIB))
+
+
+def lock_quota(session: Session, server_id: UUID) -> None:
+    """Take the lock of the project before that of its server: everybody locks in this order."""
+    owner = select(Server.project_id).where(Server.id == server_id).scalar_subquery()
+    session.execute(
+        select(Project.id).where(Project.id == owner).with_for_update(of=Project, key_share=True)
+    )
+
+
+def find(session: Session, server: Server, name_or_id: str) -> Snapshot:
+    """Return the snapshot of a server with this id or name, one that is not failed first.
+
+    Raises:
+        NotFound: the server has none.
+    """
+    rows = session.scalars(
+        select(Snapshot).where(Snapshot.server_id == server.id).order_by(Snapshot.created_at.desc())
+    ).all()
+    named = [row for row in rows if name_or_id in {str(row.id), row.name}]
+    for row in sorted(named, key=lambda row: row.phase == "failed"):
+        return row
+    raise NotFound(
+        f"'{server.name}' has no snapshot '{name_or_id}': see `innkeeper snapshot list "
+        f"{server.name}`."
+    )
+
+
+def prepare(session: Session, server: Server, body: BaseModel, verb: Verb) -> dict[str, Any]:
+    """Check a verb against the server's snapshots, reserve, and return what its operation notes.
+
+    Raises:
+        QuotaExceeded, Conflict, NotFound, InvalidRequest: nothing was reserved.
+    """
+    if isinstance(body, SnapshotRequest):
+        return {"snapshot_id": str(_reserve(session, server, body).id)}
+    if isinstance(body, RevertRequest):
+        return _revert(find(session, server, body.snapshot))
+    if isinstance(body, DeleteSnapshotRequest):
+        return _deletion(find(session, server, body.snapshot))
+    if verb in {Verb.REBUILD, Verb.DELETE}:
+        _refuse_under(session, server, verb)
+    return {}
+
+
+def _reserve(session: Session, server: Server, body: SnapshotRequest) -> Snapshot:
+    if body.memory and server.status == Status.STOPPED:
+        raise InvalidRequest(
+            f"'{server.name}' is stopped and has no memory to keep: start it, or leave memory out."
+        )
+    memory = server.memory_mib * _MIB if body.memory else 0
+    size = server.disk_gib * _GIB + memory  # at most; what it really takes is known afterwards
+    quota = session.get_one(Project, server.project_id).quota
+    require_within(
+        SnapshotAmounts(quota.snapshots, quota.snapshot_gib),
+        held(session, server.project_id),
+        SnapshotAmounts(1, -(-size // _GIB)),
+    )
+    taken = f"'{server.name}' has a snapshot '{body.name}' already: choose another name."
+    snapshot = Snapshot(
+        server_id=server.id,
+        project_id=server.project_id,
+        name=body.name or f"snapshot-{now():%Y%m%d-%H%M%S-%f}",
+        description=body.description,
+        memory=body.memory,
+        size_bytes=size,
+        enabled=body.enabled,
+        max_age_seconds=body.max_age,
+        delete_on_server_delete=body.delete_on_server_delete,
+    )
+    session.add(snapshot)
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise Conflict(taken) from error
+    return snapshot
+
+
+def _revert(snapshot: Snapshot) -> dict[str, Any]:
+    if snapshot.phase != "ready":
+        raise Conflict(f"Snapshot '{snapshot.name}' is {snapshot.phase}, not ready.")
+    if not snapshot.enabled:
+        raise Conflict(
+            f"Snapshot '{snapshot.name}' is not enabled: `innkeeper snapshot set` enables it."
+        )
+    ends = {"ends": Status.ACTIVE} if snapshot.memory else {}
+    return {"snapshot_id": str(snapshot.id), **ends}
+
+
+def _deletion(snapshot: Snapshot) -> dict[str, Any]:
+    if snapshot.phase not in {"ready", "failed"}:
+        raise Conflict(f"Snapshot '{snapshot.name}' is {snapshot.phase}: wait for that to end.")
+    snapshot.phase = "deleting"
+    return {"snapshot_id": str(snapshot.id)}
+
+
+def _refuse_under(session: Session, server: Server, verb: Verb) -> None:
+    """Refuse what would pull the ground from under snapshots that are to stay."""
+    wanted = select(Snapshot.name).where(
+        Snapshot.server_id == server.id, Snapshot.volume.is_not(None)
+    )
+    if verb is Verb.DELETE:
+        wanted = wanted.where(Snapshot.delete_on_server_delete.is_(False))
+    names = session.scalars(wanted.order_by(Snapshot.created_at)).all()
+    if names:
+        raise Conflict(
+            f"'{server.name}' cannot {verb}, it has snapshots that are to stay: "
+            f"{', '.join(names)}. Delete them first (`innkeeper snapshot delete`)."
+        )
+
+
+def settle(session: Session, operation: Operation) -> None:
+    """Say of the snapshot of an operation that was undone what became of it."""
+    identifier = operation.request.get("snapshot_id")
+    snapshot = session.get(Snapshot, UUID(identifier)) if identifier else None
+    if snapshot is None or operation.verb == Verb.REVERT:
+        return
+    if operation.verb == Verb.SNAPSHOT and snapshot.volume is None:
+        snapshot.phase, snapshot.size_bytes, snapshot.fault = "failed", 0, operation.error
+    elif operation.verb == Verb.DELETE_SNAPSHOT:
+        snapshot.fault = operation.error
+        merge = session.get(OperationStep, (operation.id, "merge"))
+        spoiled = snapshot.volume is None or bool(merge and merge.data.get("commits"))
+        snapshot.phase = "failed" if spoiled else "ready"

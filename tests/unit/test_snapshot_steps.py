@@ -1,0 +1,213 @@
+"""The steps of snapshots on simulated hosts, one after the other and without Prefect's engine.
+
+What a kill does to them is shown by tests/flows/test_kill_matrix.py.
+"""
+
+import importlib
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import libvirt
+import pytest
+from conftest import Catalogue
+from pydantic import BaseModel
+
+from innkeeper.db.models import Artifact, Disk, Host, Server, Snapshot
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import Phase, Status, Verb
+from innkeeper.domain.naming import POOL, server_of
+from innkeeper.domain.specs import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
+from innkeeper.domain.steps import STEPS
+from innkeeper.errors import InnkeeperError
+from innkeeper.hypervisor import snapshot as adapter
+from innkeeper.hypervisor import storage
+from innkeeper.hypervisor.connection import connect
+from innkeeper.services import accept, journal, operations, servers, snapshots, survey
+from innkeeper.services.views import OperationView
+from tasks import reconciliation
+from tasks.step import declared
+
+pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+class Life:
+    """A server on a simulated host and what is done to it."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        for verb in Verb:
+            importlib.import_module(f"flows.{verb.replace('-', '_')}")
+        view = catalogue.create("web")
+        self.server_id = view.server_id
+        self.carry(view)
+
+    def carry(self, view: OperationView, *, failing: str = "") -> OperationView:
+        """Do an operation's steps in order; undo them when one fails."""
+        held = journal.claim(view.id)
+        try:
+            for name in STEPS[view.verb]:
+                declared(name)._attempt(held, undo=False)
+                if name == failing:
+                    raise InnkeeperError(f"{name} was made to fail")  # noqa: TRY301 - as steps do
+            journal.complete(held)
+        except InnkeeperError as error:
+            for begun in journal.undoing(held, str(error)):
+                if declared(begun.name).undo:
+                    declared(begun.name)._attempt(held, undo=True)
+            journal.undone(held)
+        return operations.get(view.id)
+
+    def do(self, verb: Verb, body: BaseModel | None = None, *, failing: str = "") -> OperationView:
+        view = accept.request(verb, self.server_id, body, project_id=None, actor="me")
+        ended = self.carry(view, failing=failing)
+        assert (ended.phase is Phase.FAILED) == bool(failing), ended.error
+        assert survey.audit() == []
+        return ended
+
+    def take(self, name: str, **fields: Any) -> UUID:
+        taken = self.do(Verb.SNAPSHOT, SnapshotRequest(name=name, **fields)).snapshot_id
+        assert taken is not None
+        return taken
+
+    def delete(self, name: str, **more: Any) -> OperationView:
+        return self.do(Verb.DELETE_SNAPSHOT, DeleteSnapshotRequest(snapshot=name), **more)
+
+    @property
+    def conn(self) -> libvirt.virConnect:
+        with transaction() as session:
+            server = session.get_one(Server, self.server_id)
+            return connect(session.get_one(Host, server.host_id).uri)
+
+    def files(self) -> dict[str, str]:
+        """Return the server's files and what each leans on."""
+        found = {}
+        for name in storage.volume_names(self.conn, POOL):
+            if server_of(name) == self.server_id:
+                leans_on = storage.leans_on(self.conn, POOL, name)
+                found[name] = leans_on.name if leans_on else ""
+        return found
+
+    @property
+    def disk(self) -> str:
+        """Return the disk that database and domain agree on."""
+        with transaction() as session:
+            volume = session.query(Disk).filter(Disk.server_id == self.server_id).one().volume
+        assert adapter.root_disk(self.conn, self.server_id).name == volume
+        return volume
+
+    def volume(self, name: str) -> str:
+        """Return the frozen file of a snapshot."""
+        with transaction() as session:
+            return session.query(Snapshot).filter(Snapshot.name == name).one().volume or ""
+
+
+@pytest.fixture
+def life(catalogue: Catalogue) -> Life:
+    return Life(catalogue)
+
+
+def test_a_snapshot_freezes_the_disk_and_the_server_goes_on_above(life: Life) -> None:
+    root = life.disk
+    life.take("one", memory=True)
+    assert life.files()[life.disk] == root == life.volume("one")
+    view = snapshots.get(life.server_id, "one")
+    assert (view.phase, view.kind, view.current) == ("ready", "memory", True)
+    with transaction() as session:
+        rows = session.query(Artifact).filter(Artifact.server_id == life.server_id).all()
+        assert {row.state for row in rows} == {"present"}
+        assert [row.name for row in rows if row.kind == "snapshot"] == [
+            f"{life.server_id}-snap-{view.id.hex}.mem"
+        ]
+
+
+@pytest.mark.parametrize("failing", STEPS[Verb.SNAPSHOT][:-1])
+def test_a_failed_snapshot_leaves_the_server_as_it_was(life: Life, failing: str) -> None:
+    life.take("one")
+    before, disk = life.files(), life.disk
+    life.do(Verb.SNAPSHOT, SnapshotRequest(name="two", memory=True), failing=failing)
+    assert (life.files(), life.disk) == (before, disk)
+    assert snapshots.get(life.server_id, "two").phase == "failed"
+    life.take("two")
+    life.delete("two")
+
+
+def test_a_revert_makes_a_branch_and_gives_the_old_disk_up(life: Life) -> None:
+    life.take("one")
+    life.take("two", memory=True)
+    given_up = life.disk
+    life.do(Verb.STOP)
+    life.do(Verb.REVERT, RevertRequest(snapshot="one"))
+    assert servers.get(life.server_id).status is Status.STOPPED
+    assert given_up not in life.files()
+    assert life.files()[life.disk] == life.volume("one")
+    life.do(Verb.REVERT, RevertRequest(snapshot="two"))
+    assert servers.get(life.server_id).status is Status.ACTIVE, "its memory goes on"
+    assert life.files()[life.disk] == life.volume("two")
+
+
+@pytest.mark.parametrize("failing", ["fresh-layer", "switch-layer", "go-on"])
+def test_a_failed_revert_leaves_the_server_as_it_was(life: Life, failing: str) -> None:
+    life.take("one")
+    before, disk = life.files(), life.disk
+    life.do(Verb.REVERT, RevertRequest(snapshot="one"), failing=failing)
+    assert (life.files(), life.disk) == (before, disk)
+    assert servers.get(life.server_id).status is Status.ACTIVE
+    assert snapshots.get(life.server_id, "one").phase == "ready"
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_snapshot_in_the_middle_goes_and_its_neighbours_stay(life: Life, running: bool) -> None:
+    for name in ("first", "middle", "branch"):
+        life.take(name, memory=name == "middle")
+    life.do(Verb.REVERT, RevertRequest(snapshot="middle"))
+    life.take("last")
+    if not running:
+        life.do(Verb.STOP)
+    life.delete("middle")
+    files = life.files()
+    assert not [name for name in files if name.endswith(".mem")]
+    assert len(files) == 5, "disk, seed, three snapshots"
+    assert files[life.disk] == life.volume("last")
+    for name in ("branch", "last"):
+        assert files[life.volume(name)] == life.volume("first")
+    for name in ("last", "first", "branch"):
+        life.delete(name)
+    assert len(life.files()) == 2
+    assert life.files()[life.disk].startswith("image-")
+
+
+def test_what_cannot_be_merged_is_kept(life: Life) -> None:
+    life.take("one")
+    life.take("two")
+    life.delete("one", failing="merge")
+    assert snapshots.get(life.server_id, "one").phase == "failed", "half of it is another's now"
+    life.delete("one")
+    assert [view.name for view in snapshots.page(life.server_id).items] == ["two"]
+
+
+def test_retention_deletes_one_after_the_other(life: Life) -> None:
+    for name in ("one", "two"):
+        life.take(name, max_age=60)
+    life.take("three")
+    assert reconciliation.expire() == []
+    with transaction() as session:
+        for row in session.query(Snapshot).filter(Snapshot.max_age_seconds == 60):
+            row.created_at -= timedelta(seconds=61)
+    for name in ("one", "two"):
+        assert reconciliation.expire() == [name]
+        assert reconciliation.expire() == [], "the server is busy"
+        (waiting,) = operations.awaiting_dispatch(0)
+        assert (waiting.verb, waiting.actor) == (Verb.DELETE_SNAPSHOT, "retention")
+        life.carry(waiting)
+    assert [view.name for view in snapshots.page(life.server_id).items] == ["three"]
+    assert survey.audit() == []
+
+
+def test_a_deleted_server_takes_its_snapshots_along(life: Life) -> None:
+    life.take("one", memory=True)
+    life.take("two")
+    life.do(Verb.DELETE)
+    assert life.files() == {}
+    with transaction() as session:
+        assert session.query(Artifact).all() == []
