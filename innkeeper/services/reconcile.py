@@ -1,7 +1,9 @@
 """Reconciliation: what dead runs left is resumed or undone, what strayed is adopted or reaped."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import delete, select, update
@@ -97,10 +99,17 @@ def requeue(operation_id: UUID, attempt: int, reason: str) -> OperationView | No
         return operations.view(session, operation)
 
 
-def observe_power(server_id: UUID, power_state: PowerState | None, detail: str = "") -> bool:
+def observe_power(
+    server_id: UUID,
+    power_state: PowerState | None,
+    detail: str = "",
+    *,
+    look: Callable[[], PowerState | None] | None = None,
+) -> bool:
     """Adopt a power change that nobody asked us for; tell whether the status changed.
 
     A server with an operation in flight is left to it. A missing domain is reported, not adopted.
+    What was seen a while ago may be over: `look` sees again, when nobody else can adopt.
     """
     status = _POWERED.get(power_state) if power_state is not None else None
     if status is None:
@@ -114,6 +123,8 @@ def observe_power(server_id: UUID, power_state: PowerState | None, detail: str =
         # A suspended server is off because it was saved, unless its memory was lost.
         at_rest = other is Status.SUSPENDED and status is Status.STOPPED and detail not in _LOST
         if other not in adopted or at_rest:
+            return False
+        if look is not None and look() is not power_state:
             return False
         server.status, server.updated_at = status, now()
         events.record(
@@ -160,7 +171,8 @@ def adopt_power(host_id: UUID) -> int:
         if domain.server_id in suspended and domain.power_state is PowerState.OFF:
             kept = suspension.is_saved(connection, domain.server_id)
             detail = "" if kept else _MEMORY_GONE
-        adopted += observe_power(domain.server_id, domain.power_state, detail)
+        look = partial(guest.power_state, connection, domain.server_id)
+        adopted += observe_power(domain.server_id, domain.power_state, detail, look=look)
     return adopted
 
 
