@@ -77,10 +77,10 @@ class Cluster:
     config: StackConfig
     template: str = "innkeeper_template"
 
-    def url(self, database: str) -> str:
+    def url(self, database: str, driver: str = "psycopg") -> str:
         """Return the URL of a database for SQLAlchemy."""
-        place = f"{self.config.bind}:{self.config.postgres_port}"
-        return f"postgresql+psycopg://postgres:{self.config.postgres_password}@{place}/{database}"
+        place = f"{self.config.bind}:{self.config.postgres_port}/{database}"
+        return f"postgresql+{driver}://postgres:{self.config.postgres_password}@{place}"
 
     def create(self, database: str, template: str = "template0") -> None:
         """Make a database as a copy of another one."""

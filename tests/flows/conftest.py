@@ -1,16 +1,15 @@
-"""A Prefect server of the test session's own: SQLite, a free port, a temporary home."""
+"""A Prefect server of the test session's own: its PostgreSQL, a free port, a temporary home."""
 
 import asyncio
 import inspect
 import os
 import shutil
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -22,7 +21,7 @@ from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 
 from innkeeper import dispatch
-from innkeeper.settings import Settings
+from tests.conftest import Cluster
 
 STARTUP_SECONDS = 90
 
@@ -34,12 +33,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _environment(home: Path, url: str) -> dict[str, str]:
+def _environment(home: Path, url: str, database: str) -> dict[str, str]:
     return {
         "PREFECT_HOME": str(home),
         "PREFECT_PROFILES_PATH": str(home / "profiles.toml"),
         "PREFECT_API_URL": url,
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
@@ -59,20 +58,6 @@ def _await_health(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
                 return
         time.sleep(0.1)
     pytest.fail(f"the Prefect server did not start:\n{log.read_text()[-4000:]}")
-
-
-def _migrated_database() -> Path:
-    """Return where an empty database with Prefect's schema is kept: migrating takes 6 s."""
-    return Settings().cache / f"prefect-{prefect.__version__}-schema.db"
-
-
-def _keep_schema(database: Path) -> None:
-    target = _migrated_database()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_suffix(f".{os.getpid()}")
-    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(fresh)) as copy:
-        source.backup(copy)
-    fresh.replace(target)
 
 
 def _start(home: Path, port: int) -> tuple[subprocess.Popen[bytes], Path]:
@@ -126,7 +111,9 @@ def _prefect_settings(environment: dict[str, str]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_server(
+    tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Cluster
+) -> Iterator[str]:
     """Run a Prefect server for the session and yield the URL of its API.
 
     Environment and settings of this process lead to it, so flows that a test calls, workers that it
@@ -136,17 +123,14 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = tmp_path_factory.mktemp("prefect")
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
-    environment = _environment(home, url)
+    name = f"prefect_{port}"
+    postgres_cluster.create(name)
+    environment = _environment(home, url, postgres_cluster.url(name, "asyncpg"))
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update(environment)
-    migrated = _migrated_database().exists()
-    if migrated:
-        shutil.copy(_migrated_database(), home / "prefect.db")
     server, log = _start(home, port)
     try:
         _await_health(url, server, log)
-        if not migrated:
-            _keep_schema(home / "prefect.db")
         with _prefect_settings(environment):
             yield url
             asyncio.run(_drain())
