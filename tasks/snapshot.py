@@ -10,6 +10,7 @@ from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import blockjob, guest, snapshot, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.power import PowerState
+from innkeeper.hypervisor.suspension import GuestOff
 from innkeeper.services import journal, snapshots
 from innkeeper.services.blueprint import Blueprint
 from tasks.guest import define_on
@@ -20,10 +21,6 @@ from tasks.suspension import correct_clock
 
 class GuestAgentMissing(PermanentError):
     """A quiesced snapshot was demanded, and nobody in the guest can do that."""
-
-
-class GuestOff(PermanentError):
-    """There is no memory to keep."""
 
 
 def _layer(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
