@@ -86,6 +86,15 @@ def open_fresh(uri: str, within: float = OPEN_SECONDS) -> libvirt.virConnect:
         raise
 
 
+def still_answers(connection: libvirt.virConnect) -> bool:
+    """Tell whether the daemon at the other end is the one to which the connection was opened."""
+    try:
+        connection.getLibVersion()
+    except libvirt.libvirtError:
+        return False
+    return True
+
+
 def close_all() -> None:
     """Close the cached connections; a host that does not answer cannot hold up the exit."""
     with _slots_lock:

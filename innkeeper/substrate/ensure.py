@@ -1,16 +1,18 @@
 """What the rest of Innkeeper calls: see that a substrate is there, by Terraform or simulated."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from innkeeper.errors import PermanentError
+from innkeeper.errors import HostUnreachable, PermanentError
 from innkeeper.hypervisor import network, storage
-from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.connection import connect, still_answers
 from innkeeper.hypervisor.errors import translated
 from innkeeper.substrate import roots, simulated
 from innkeeper.substrate.backend import State
+from innkeeper.substrate.failure import TerraformFailed
 from innkeeper.substrate.spec import HostSubstrate, NetworkSubstrate
 from innkeeper.substrate.terraform import Applied, Plan, Terraform, addresses
 
@@ -61,16 +63,17 @@ def ensure_host(
         before = is_present(spec)
         _check_files(spec.images, ())
         return Applied(not before, "", simulated.ensure_host(spec))
-    return Terraform().apply(
-        spec.root,
-        spec.workspace,
-        partial(_with_kept_images, spec, frozenset(without)),
-        on_plan=on_plan,
-        deadline_seconds=deadline_seconds,
-        may_delete=[image_address(name) for name in without],
-        adopt=partial(_existing_pool, spec),
-        is_present=partial(is_present, spec),
-    )
+    with _same_daemon(spec.uri):
+        return Terraform().apply(
+            spec.root,
+            spec.workspace,
+            partial(_with_kept_images, spec, frozenset(without)),
+            on_plan=on_plan,
+            deadline_seconds=deadline_seconds,
+            may_delete=[image_address(name) for name in without],
+            adopt=partial(_existing_pool, spec),
+            is_present=partial(is_present, spec),
+        )
 
 
 def ensure_network(
@@ -88,18 +91,36 @@ def ensure_network(
     if spec.simulated:
         before = is_present(spec)
         return Applied(not before, "", simulated.ensure_network(spec))
-    applied = Terraform().apply(
-        spec.root,
-        spec.workspace,
-        spec.variables,
-        on_plan=on_plan,
-        deadline_seconds=deadline_seconds,
-        adopt=partial(_existing_network, spec),
-        is_present=partial(is_present, spec),
-    )
+    with _same_daemon(spec.uri):
+        applied = Terraform().apply(
+            spec.root,
+            spec.workspace,
+            spec.variables,
+            on_plan=on_plan,
+            deadline_seconds=deadline_seconds,
+            adopt=partial(_existing_network, spec),
+            is_present=partial(is_present, spec),
+        )
     if not is_present(spec):  # Terraform does not notice a network that somebody stopped
         _existing_network(spec)
     return applied
+
+
+@contextmanager
+def _same_daemon(uri: str) -> Iterator[None]:
+    """Call what Terraform says a lost host when libvirtd was restarted beneath it.
+
+    The provider then speaks of an "invalid argument", as of a mistake that no retry would mend.
+    """
+    held = connect(uri)
+    try:
+        yield
+    except TerraformFailed as error:
+        if still_answers(held):
+            raise
+        raise HostUnreachable(
+            f"libvirtd at {uri} was restarted while Terraform worked there ({error})."
+        ) from error
 
 
 def remove(
