@@ -8,7 +8,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -22,6 +22,9 @@ _log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 15.0
 """Between the interrupt, at which Terraform saves its state, and the kill."""
+
+_LOOK_SECONDS = 1.0
+"""How often it is looked whether the host still answers."""
 
 _INHERITED = frozenset(
     {
@@ -78,12 +81,14 @@ class Command(PythonTerraform):  # type: ignore[misc]  # python-terraform is unt
         scratch: Path,
         environment: Mapping[str, str],
         deadline: float,
+        answers: Callable[[], bool] | None = None,
     ) -> None:
         super().__init__(working_dir=str(root), terraform_bin_path=binary)
         self.variables = None  # an empty dict would become a file in /tmp
         self.scratch = scratch
         self.environment = dict(environment)
         self.deadline = deadline
+        self.answers = answers
 
     def read_state_file(self, file_path: str | None = None) -> None:
         """Read nothing: states are the backend's, see `backend`."""
@@ -92,7 +97,7 @@ class Command(PythonTerraform):  # type: ignore[misc]  # python-terraform is unt
         """Run a Terraform command; options as in python-terraform.
 
         Raises:
-            TerraformInterrupted: the deadline passed.
+            TerraformInterrupted: the deadline passed, or the host did not answer any more.
             TerraformFailed: there is no Terraform.
         """
         argv = self.generate_cmd_string(cmd, *args, **kwargs)
@@ -117,16 +122,21 @@ class Command(PythonTerraform):  # type: ignore[misc]  # python-terraform is unt
         return Result(code, *(redact(file.read_text(errors="replace")) for file in (out, err)))
 
     def _wait(self, child: "subprocess.Popen[bytes]", cmd: str) -> int:
+        """Wait for the end; a provider whose libvirtd went away would wait for ever."""
+        why = "did not end in its time"
         try:
-            return child.wait(max(0.0, self.deadline - monotonic()))
-        except subprocess.TimeoutExpired:
-            _end(child)
-            raise TerraformInterrupted(
-                f"Terraform's {cmd} did not end in its time and was stopped: it is tried again."
-            ) from None
+            while (left := self.deadline - monotonic()) > 0:
+                try:
+                    return child.wait(min(left, _LOOK_SECONDS))
+                except subprocess.TimeoutExpired:
+                    if self.answers is not None and not self.answers():
+                        why = "lost its host"
+                        break
         except BaseException:
             _end(child)
             raise
+        _end(child)
+        raise TerraformInterrupted(f"Terraform's {cmd} {why} and was stopped: it is tried again.")
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:

@@ -63,8 +63,8 @@ def ensure_host(
         before = is_present(spec)
         _check_files(spec.images, ())
         return Applied(not before, "", simulated.ensure_host(spec))
-    with _same_daemon(spec.uri):
-        return Terraform().apply(
+    with _same_daemon(spec.uri) as answers:
+        return Terraform(answers=answers).apply(
             spec.root,
             spec.workspace,
             partial(_with_kept_images, spec, frozenset(without)),
@@ -91,8 +91,8 @@ def ensure_network(
     if spec.simulated:
         before = is_present(spec)
         return Applied(not before, "", simulated.ensure_network(spec))
-    with _same_daemon(spec.uri):
-        applied = Terraform().apply(
+    with _same_daemon(spec.uri) as answers:
+        applied = Terraform(answers=answers).apply(
             spec.root,
             spec.workspace,
             spec.variables,
@@ -107,16 +107,16 @@ def ensure_network(
 
 
 @contextmanager
-def _same_daemon(uri: str) -> Iterator[None]:
-    """Call what Terraform says a lost host when libvirtd was restarted beneath it.
+def _same_daemon(uri: str) -> Iterator[Callable[[], bool]]:
+    """Yield a way to see whether libvirtd is the one that it was; else its loss is the error.
 
     The provider then speaks of an "invalid argument", as of a mistake that no retry would mend.
     """
-    held = connect(uri)
+    answers = partial(still_answers, connect(uri))
     try:
-        yield
+        yield answers
     except TerraformFailed as error:
-        if still_answers(held):
+        if answers():
             raise
         raise HostUnreachable(
             f"libvirtd at {uri} was restarted while Terraform worked there ({error})."

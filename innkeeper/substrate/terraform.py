@@ -59,8 +59,16 @@ class Applied:
 class Terraform:
     """The Terraform of one Innkeeper home."""
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(
+        self, settings: Settings | None = None, *, answers: Callable[[], bool] | None = None
+    ) -> None:
+        """Take the current settings unless told others.
+
+        `answers` tells whether the host that Terraform works on is still there: when it is not, a
+        run is ended at once, not only at its deadline.
+        """
         self.settings = settings or current_settings()
+        self.answers = answers
         self.folder = self.settings.home / "terraform"
         self.backend = backend(self.settings)
 
@@ -228,7 +236,8 @@ class Terraform:
         environment = child_environment(
             self.settings.terraform_cli_config, {**self.backend.environment(), **extra}
         )
-        return Command(self.settings.terraform_binary, working, scratch, environment, deadline)
+        binary = self.settings.terraform_binary
+        return Command(binary, working, scratch, environment, deadline, self.answers)
 
     def _planned(self, run: "_Run", *, known: bool) -> Plan:
         """Plan; new workspaces take turns, because on PostgreSQL two at once fail.

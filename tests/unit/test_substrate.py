@@ -280,6 +280,18 @@ def test_terraform_is_asked_to_stop_at_the_deadline(tmp_path: Path) -> None:
     assert (tmp_path / "saved").read_text() == "saved\n"
 
 
+def test_terraform_is_stopped_when_its_host_is_gone(tmp_path: Path) -> None:
+    binary = fake(tmp_path / "tf", 'trap "exit 1" INT; while :; do sleep 0.05; done')
+    answers = iter([True, False])
+    begun = time.monotonic()
+    run = Command(
+        binary, tmp_path, tmp_path, {"PATH": os.environ["PATH"]}, begun + 60, answers.__next__
+    )
+    with pytest.raises(TerraformInterrupted, match="lost its host"):
+        run.cmd("apply")
+    assert next(answers, None) is None, "it looked twice"
+
+
 def test_terraform_that_does_not_stop_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
