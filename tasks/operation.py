@@ -75,8 +75,9 @@ async def operation(
         beat.cancel()
         with suppress(asyncio.CancelledError):
             await beat
-        with suppress(InnkeeperError):  # it only shows
-            await shown
+        (unshown,) = await asyncio.gather(shown, return_exceptions=True)
+        if unshown is not None:  # whatever it was, the operation has ended as it has
+            get_run_logger().warning("The placement is not shown on this page: %s", unshown)
 
 
 async def _undo(claim: Claim, error: Exception) -> None:
