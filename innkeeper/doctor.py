@@ -41,6 +41,7 @@ PROGRAMS = {  # program -> Debian package; what hosts and guests need on this ma
     "ip": "iproute2",
     "ssh": "openssh-client",
     "unshare": "util-linux",
+    "xsltproc": "xsltproc",
 }
 IMAGE_PROGRAMS = {  # needed only to build guest images here
     "mmdebstrap": "mmdebstrap",

@@ -69,13 +69,17 @@ def console_log(server_id: UUID) -> str:
 
 
 def console_owner(path: str) -> UUID | None:
-    """Return whose console log a path is, or None when the name is not ours."""
+    """Return whose console log a path is, or None when the name is not ours.
+
+    virtlogd renames a full one to `.log.0` and so on, logrotate to `.log.1.gz`: those count, too.
+    """
     name = path.rsplit("/", 1)[-1]
     try:
-        server_id = UUID(name.removeprefix("innkeeper-").removesuffix(".log"))
+        server_id = UUID(name.removeprefix("innkeeper-")[:36])
     except ValueError:
         return None
-    return server_id if console_log(server_id).endswith(f"/{name}") else None
+    current = console_log(server_id).rsplit("/", 1)[-1]
+    return server_id if name == current or name.startswith(f"{current}.") else None
 
 
 def mac_address(server_id: UUID, index: int = 0) -> str:

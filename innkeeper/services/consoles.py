@@ -51,9 +51,12 @@ def plain(text: str) -> str:
 
 
 def forget(channel: str, server_id: UUID) -> None:
-    """Remove a console's log from a host; its absence is fine.
+    """Remove a console's log from a host, with what was rotated of it; its absence is fine.
 
     Raises:
         HostUnreachable: the host does not answer.
     """
-    open_channel(channel).remove_file(console_log(server_id))
+    folder, _, name = console_log(server_id).rpartition("/")
+    argv = ["find", folder, "-maxdepth", "1", "-type", "f"]
+    argv += ["(", "-name", name, "-o", "-name", f"{name}.*", ")", "-delete"]
+    open_channel(channel).run(argv)

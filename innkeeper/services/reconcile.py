@@ -1,9 +1,8 @@
 """Reconciliation: what dead runs left is resumed or undone, what strayed is adopted or reaped."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import delete, select, update
@@ -104,12 +103,13 @@ def observe_power(
     power_state: PowerState | None,
     detail: str = "",
     *,
-    look: Callable[[], PowerState | None] | None = None,
+    unless_changed_since: datetime | None = None,
 ) -> bool:
     """Adopt a power change that nobody asked us for; tell whether the status changed.
 
     A server with an operation in flight is left to it. A missing domain is reported, not adopted.
-    What was seen a while ago may be over: `look` sees again, when nobody else can adopt.
+    What was seen a while ago may be over: pass `updated_at` of the row as it was before looking, and
+    a server that somebody else has changed meanwhile is left for the next look.
     """
     status = _POWERED.get(power_state) if power_state is not None else None
     if status is None:
@@ -124,7 +124,7 @@ def observe_power(
         at_rest = other is Status.SUSPENDED and status is Status.STOPPED and detail not in _LOST
         if other not in adopted or at_rest:
             return False
-        if look is not None and look() is not power_state:
+        if unless_changed_since is not None and server.updated_at != unless_changed_since:
             return False
         server.status, server.updated_at = status, now()
         events.record(
@@ -158,21 +158,20 @@ def adopt_power(host_id: UUID) -> int:
     """Compare every domain of ours on a host with its server's status; return how many changed."""
     with transaction() as session:
         uri = session.get_one(Host, host_id).uri
-        suspended = set(
-            session.scalars(
-                select(Server.id).where(
-                    Server.host_id == host_id, Server.status == Status.SUSPENDED
-                )
-            )
-        )
+        rows = session.scalars(select(Server).where(Server.host_id == host_id)).all()
+        known = {row.id: (row.status, row.updated_at) for row in rows}
     connection, adopted = connect(uri), 0
     for domain in guest.owned(connection):
+        if domain.server_id not in known:
+            continue
+        status, updated_at = known[domain.server_id]
         detail = ""
-        if domain.server_id in suspended and domain.power_state is PowerState.OFF:
+        if status == Status.SUSPENDED and domain.power_state is PowerState.OFF:
             kept = suspension.is_saved(connection, domain.server_id)
             detail = "" if kept else _MEMORY_GONE
-        look = partial(guest.power_state, connection, domain.server_id)
-        adopted += observe_power(domain.server_id, domain.power_state, detail, look=look)
+        adopted += observe_power(
+            domain.server_id, domain.power_state, detail, unless_changed_since=updated_at
+        )
     return adopted
 
 

@@ -330,7 +330,7 @@ def _files(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
     if expected.host.virt_type == "test":
         return []
     argv = ["find", NVRAM_FOLDER, CONSOLE_FOLDER, "-maxdepth", "1"]
-    argv += ["(", "-name", "ik-*_VARS.fd", "-o", "-name", "innkeeper-*.log", ")"]
+    argv += ["(", "-name", "ik-*_VARS.fd", "-o", "-name", "innkeeper-*.log*", ")"]
     listed = open_channel(expected.host.channel).run(argv).stdout.split()
     host, names = expected.host.name, {domain.name for domain in owned}
     found = []

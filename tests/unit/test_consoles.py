@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -41,7 +42,26 @@ def test_nothing_that_controls_is_ever_left(said: str) -> None:
 @given(st.uuids())
 def test_a_log_names_its_server(server_id: UUID) -> None:
     assert console_owner(console_log(server_id)) == server_id
+    assert console_owner(f"{console_log(server_id)}.0") == server_id
+    assert console_owner(f"{console_log(server_id)}.1.gz") == server_id
+    assert console_owner(f"{console_log(server_id)}ger") is None
     assert console_owner(f"/var/log/libvirt/qemu/ik-web-{server_id.hex[:8]}.log") is None
+
+
+def test_what_was_rotated_goes_with_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = uuid4(), uuid4()
+    monkeypatch.setattr(
+        consoles, "console_log", lambda server_id: str(tmp_path / f"innkeeper-{server_id}.log")
+    )
+    kept = {f"innkeeper-{other}.log", f"innkeeper-{mine}.logger"}
+    names = kept | {f"innkeeper-{mine}.log{end}" for end in ("", ".0", ".1.gz")}
+    for name in names:
+        (tmp_path / name).touch()
+    consoles.forget("local:", mine)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    consoles.forget("local:", mine)
 
 
 class Channel:

@@ -61,11 +61,15 @@ def test_what_is_adopted(
 
 def test_what_is_over_by_now_is_not_adopted(server_id: UUID) -> None:
     """The guest died, and was told of, while the states of its host were still being read."""
-    rest(server_id, Status.STOPPED)
+    rest(server_id, Status.ACTIVE)
+    with transaction() as session:
+        before = session.get_one(Server, server_id).updated_at
+    assert reconcile.observe_power(server_id, PowerState.OFF, "failed")
     seen = PowerState.RUNNING
-    assert not reconcile.observe_power(server_id, seen, look=lambda: PowerState.OFF)
-    assert not reconcile.observe_power(server_id, seen, look=lambda: None)
-    assert reconcile.observe_power(server_id, seen, look=lambda: PowerState.RUNNING)
+    assert not reconcile.observe_power(server_id, seen, unless_changed_since=before)
+    with transaction() as session:
+        now = session.get_one(Server, server_id).updated_at
+    assert reconcile.observe_power(server_id, seen, unless_changed_since=now)
 
 
 def test_a_server_in_flight_is_left_to_its_operation(server_id: UUID) -> None:

@@ -37,6 +37,6 @@ class Network(Element, tag="network"):
     name: str = text(of="name")
     forward: str = attribute("mode", of="forward", default="open")
     bridge: str = attribute("name", of="bridge")
-    stp: str = attribute("stp", of="bridge", default="on")
+    stp: str = attribute("stp", of="bridge", default="off")
     delay: int = attribute("delay", of="bridge", default=0)
     ip: Ip = child()

@@ -14,6 +14,7 @@ def test_a_network_is_open_and_starts_with_the_host(network: NetworkSubstrate) -
     live = connect(network.uri).networkLookupByName(network.name)
     assert 'forward mode="open"' in live.XMLDesc(0).replace("'", '"')
     assert live.autostart()
+    assert 'stp="off"' in live.XMLDesc(0).replace("'", '"')
     assert not ensure_network(network).changed
     assert not drift(network).changed
 
