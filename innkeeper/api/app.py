@@ -22,6 +22,7 @@ from innkeeper.api import (
     roles,
     schema,
     servers,
+    snapshot_policies,
     snapshots,
 )
 from innkeeper.api.access import Gate
@@ -36,6 +37,7 @@ from innkeeper.settings import settings
 _THREADS = 24  # fewer than the database's connections: nobody waits for one
 _RESOURCES = (
     servers,
+    snapshot_policies,
     snapshots,
     operations,
     hosts,

@@ -1,9 +1,16 @@
 """Bodies of the catalogue's requests, and the answers that only the API gives."""
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from innkeeper.domain.specs import Line, Name, check_line
 from innkeeper.services.views import ApiKeyView, Role
@@ -127,6 +134,49 @@ class SnapshotChange(Body):
         default=None, ge=60, le=10 * 366 * 86400, description="Seconds of its life; null: no end"
     )
     delete_on_server_delete: bool = True
+
+
+ScheduleText = Annotated[Text, Field(max_length=128, examples=["hourly:24,daily:7,weekly:4"])]
+WindowText = Annotated[Text, Field(max_length=16, examples=["22:00-05:30"])]
+Quiesce = Literal["auto", "required", "off"]
+Identifier = Annotated[UUID, Field(strict=False)]  # strict, it would have to be no text
+
+
+class PolicyRequest(Body):
+    """A snapshot policy: for one server, for the servers of a plan, or for the whole project."""
+
+    name: Name = Field(examples=["nightly"])
+    schedule: ScheduleText = Field(description="How many of each class stay")
+    server: Identifier | None = Field(default=None, description="Id of the server it is for")
+    plan: Annotated[Text, Field(max_length=64)] | None = Field(
+        default=None, description="Name of the plan whose servers it is for"
+    )
+    window: WindowText | None = Field(
+        default=None, description="Hours of the day in UTC in which snapshots are taken"
+    )
+    stagger_minutes: int = Field(
+        default=10, ge=0, le=59, description="Servers begin spread over so many minutes"
+    )
+    memory: bool = Field(default=False, description="Keep the memory of running servers, too")
+    quiesce: Quiesce = "auto"
+    enabled: bool = True
+
+    @model_validator(mode="after")
+    def _one_subject(self) -> Self:
+        if self.server is not None and self.plan is not None:
+            raise ValueError("name a server or a plan, not both")
+        return self
+
+
+class PolicyChange(Body):
+    """Fields of a snapshot policy to change; those left out stay."""
+
+    schedule: ScheduleText = "daily:7"
+    window: WindowText | None = None
+    stagger_minutes: int = Field(default=10, ge=0, le=59)
+    memory: bool = False
+    quiesce: Quiesce = "auto"
+    enabled: bool = True
 
 
 class KeyRequest(Body):

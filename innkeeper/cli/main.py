@@ -25,6 +25,9 @@ COMMANDS.update(
         "ssh": Mounted("server", "ssh", "Short for `server ssh`.", _DAILY),
         "delete": Mounted("server", "delete", "Short for `server delete`.", _DAILY),
         "snapshot": Mounted("snapshot", "app", "Take, revert to and delete snapshots.", _DAILY),
+        "snapshot-policy": Mounted(
+            "snapshot_policy", "app", "Have snapshots taken by themselves.", _DAILY
+        ),
         "operation": Mounted("operation", "app", "Follow, look at and cancel operations.", _DAILY),
         "event": Mounted("event", "app", "Read the audit trail.", _DAILY),
         "host": Mounted("host", "app", "Add, list and disable hosts.", _CATALOGUE),

@@ -238,7 +238,30 @@ class Snapshot(Base):
     enabled: Mapped[bool] = mapped_column(default=True)
     max_age_seconds: Mapped[int | None] = mapped_column(default=None)
     delete_on_server_delete: Mapped[bool] = mapped_column(default=True)
+    policy_id: Mapped[UUID | None] = mapped_column(default=None)
     fault: Mapped[str | None] = mapped_column(String(4096), default=None)
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
+
+
+class SnapshotPolicy(Base):
+    """When a server's snapshots are taken and which stay; `subject_id` is what it is for."""
+
+    __tablename__ = "snapshot_policies"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name"),
+        UniqueConstraint("project_id", "subject_id"),
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(63))
+    scope: Mapped[str] = mapped_column(String(16))
+    subject_id: Mapped[UUID]
+    schedule: Mapped[str] = mapped_column(String(128))
+    window: Mapped[str | None] = mapped_column(String(16), default=None)
+    stagger_minutes: Mapped[int] = mapped_column(default=10)
+    memory: Mapped[bool] = mapped_column(default=False)
+    quiesce: Mapped[str] = mapped_column(String(16), default="auto")
+    enabled: Mapped[bool] = mapped_column(default=True)
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
 
 

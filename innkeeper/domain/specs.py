@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -221,6 +222,12 @@ class SnapshotRequest(BaseModel):
         default=True, description="false: the server cannot be deleted while this is there"
     )
     enabled: bool = Field(default=True, description="false: kept, but nobody can revert to it")
+
+
+class PolicySnapshotRequest(SnapshotRequest):
+    """A snapshot that a policy asks for; nobody else can say so."""
+
+    policy_id: UUID
 
 
 Chosen = Annotated[str, StringConstraints(min_length=1, max_length=63), AfterValidator(check_line)]

@@ -36,7 +36,7 @@ from innkeeper.domain.lifecycle import (
 )
 from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
-from innkeeper.services import blueprint, events, layering
+from innkeeper.services import blueprint, events, layering, policies
 from innkeeper.services.blueprint import Blueprint
 
 Made = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
@@ -267,6 +267,7 @@ def release(session: Session, server: Server) -> None:
     session.execute(delete(Address).where(Address.nic_id.in_(nics)))
     for table in (PortForward, Disk, Nic, Snapshot):
         session.execute(delete(table).where(table.server_id == server.id))
+    policies.forget(session, server.id)
     server.user_data = server.runcmd = server.role_requests = None
     server.root_password = server.root_password_hash = server.host_key_private = None
 

@@ -11,7 +11,12 @@ from sqlalchemy.orm import Session
 from innkeeper.db.models import Operation, OperationStep, Project, Server, Snapshot, now
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.quotas import SnapshotAmounts, require_within
-from innkeeper.domain.specs import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
+from innkeeper.domain.specs import (
+    DeleteSnapshotRequest,
+    PolicySnapshotRequest,
+    RevertRequest,
+    SnapshotRequest,
+)
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
 
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -95,6 +100,7 @@ def _reserve(session: Session, server: Server, body: SnapshotRequest) -> Snapsho
         enabled=body.enabled,
         max_age_seconds=body.max_age,
         delete_on_server_delete=body.delete_on_server_delete,
+        policy_id=body.policy_id if isinstance(body, PolicySnapshotRequest) else None,
     )
     session.add(snapshot)
     try:

@@ -108,8 +108,8 @@ def observe_power(
     """Adopt a power change that nobody asked us for; tell whether the status changed.
 
     A server with an operation in flight is left to it. A missing domain is reported, not adopted.
-    What was seen a while ago may be over: pass `updated_at` of the row as it was before looking, and
-    a server that somebody else has changed meanwhile is left for the next look.
+    What was seen a while ago may be over: pass `updated_at` of the row as it was before looking,
+    and a server that somebody else has changed meanwhile is left for the next look.
     """
     status = _POWERED.get(power_state) if power_state is not None else None
     if status is None:

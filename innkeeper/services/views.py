@@ -81,9 +81,27 @@ class SnapshotView(View):
     enabled: bool
     max_age_seconds: int | None
     delete_on_server_delete: bool
+    policy_id: UUID | None
     fault: str | None
     created_at: datetime
     expires_at: datetime | None
+
+
+class SnapshotPolicyView(View):
+    """A snapshot policy; what is nearest to a server counts: its own, its plan's, its project's."""
+
+    id: UUID
+    project_id: UUID
+    name: str
+    scope: Literal["server", "plan", "project"]
+    subject_id: UUID
+    schedule: str
+    window: str | None
+    stagger_minutes: int
+    memory: bool
+    quiesce: Literal["auto", "required", "off"]
+    enabled: bool
+    created_at: datetime
 
 
 class StepView(View):

@@ -24,6 +24,7 @@ def a_snapshot(name: str, parent: str | None = None, **changes: Any) -> dict[str
         "enabled": True,
         "max_age_seconds": None,
         "delete_on_server_delete": True,
+        "policy_id": None,
         "fault": None,
         "created_at": NOW,
         "expires_at": None,
