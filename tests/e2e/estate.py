@@ -256,13 +256,17 @@ class Estate:
 
     def reconcile(self) -> None:
         """Have reconcile run now, and return when it has ended."""
-        flow_run = self.run_deployment("reconcile/reconcile")
+        self.run_through("reconcile/reconcile")
+
+    def run_through(self, deployment: str) -> None:
+        """Start a deployment without parameters, and return when its run has ended."""
+        flow_run = self.run_deployment(deployment)
         eventually(
             lambda: (
                 self.prefect("GET", f"/flow_runs/{flow_run}")["state_type"] in dispatch.ENDED_TYPES
             ),
             seconds=60,
-            what="reconcile",
+            what=deployment,
         )
 
     def clear(self) -> None:

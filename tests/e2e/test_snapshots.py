@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,8 @@ import pytest
 
 from e2e.estate import Estate, eventually, unique
 from innkeeper.cli.client import Json
+from innkeeper.db.models import Snapshot
+from innkeeper.db.session import transaction
 from innkeeper.domain.naming import POOL, server_of
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
@@ -265,6 +268,29 @@ def test_a_stopped_server_is_frozen_and_reverted_and_merged(life: Life) -> None:
         life.delete(name)
     life.done("start", life.estate.act(life.server, "start"))
     assert life.sh("cat /root/rested /root/meanwhile") == "rested\nmeanwhile"
+
+
+def test_a_policy_takes_one_and_lets_an_old_one_go(life: Life) -> None:
+    body = {"name": "hourly", "schedule": "hourly:1", "stagger_minutes": 0}
+    life.estate.client.post("/snapshot-policies", body | {"server": life.server["id"]})
+
+    def applied() -> list[Json]:
+        life.estate.run_through("apply-snapshot-policies/apply-snapshot-policies")
+        server = life.estate.server(life.server)
+        if server["operation_id"]:
+            life.estate.done(life.estate.client.get(f"/operations/{server['operation_id']}"))
+        return [s for s in life.estate.client.items(life.path) if s["policy_id"]]
+
+    (first,) = applied()
+    assert (first["phase"], first["kind"]) == ("ready", "quiesced")
+    with transaction() as session:
+        row = session.get_one(Snapshot, UUID(first["id"]))
+        row.created_at -= timedelta(hours=1)
+    assert len(applied()) == 2
+    (left,) = applied()
+    assert left["id"] != first["id"]
+    assert life.estate.audit() == []
+    assert life.sh("cat /root/rested") == "rested"
 
 
 def test_deleted_with_all_its_snapshots(life: Life) -> None:
