@@ -23,6 +23,7 @@ from innkeeper.stack.programs import Program
 
 MARK = "INNKEEPER_STACK"  # in the environment of every process of a stack
 RUNNING, STARTING = "RUNNING", "STARTING"
+SPAWN_ERROR = 50  # of supervisor.xmlrpc.Faults: it has died, or could not be started
 ANSWER_SECONDS = 15.0
 TERM_SECONDS = 10.0
 
@@ -92,9 +93,17 @@ class Supervisor:
         return set()
 
     def start(self, name: str) -> None:
-        """Start a program unless it runs; does not wait for it."""
+        """Start a program unless it runs; does not wait for it.
+
+        One that has died already by the time of the answer is tried again by supervisord, like any
+        that dies soon: whoever waits for it sees that.
+        """
         if self.states()[name]["statename"] not in {RUNNING, STARTING}:
-            self.call("startProcess", name, False)  # noqa: FBT003 - XML-RPC has no keywords
+            try:
+                self.call("startProcess", name, False)  # noqa: FBT003 - XML-RPC has no keywords
+            except Fault as fault:
+                if fault.faultCode != SPAWN_ERROR:
+                    raise
 
     def stop(self, name: str) -> None:
         """Stop a program and wait until it is gone; fine when it does not run."""

@@ -1,0 +1,154 @@
+"""Random verbs with random kills, cancels and failures: database and hypervisor always agree.
+
+The points of the kill matrix, but in lives that nobody thought of: on servers that have been
+through others. libvirt's test driver is the hypervisor.
+"""
+
+import signal
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+import sabotage
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from pydantic import BaseModel
+from sabotage import Point
+from sqlalchemy import select
+
+from innkeeper.contracts import REQUESTS
+from innkeeper.db.models import Server
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb, allowed_verbs
+from innkeeper.domain.specs import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
+from innkeeper.errors import Conflict
+from innkeeper.services import accept, operations, reservations, servers, snapshots, survey
+from innkeeper.services.views import OperationView
+from tests.flows import test_kill_matrix as matrix
+
+pytestmark = matrix.pytestmark
+stage = matrix.stage
+
+LIVES, ACTS = 3, 14
+MOST_SERVERS = 3
+# What needs a body that others do not: see `_body`.
+VERBS = sorted(set(Verb) - {Verb.CREATE, Verb.CONFIGURE})
+
+
+def _body(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
+    """Return a request that suits the server, or None when there is none."""
+    if verb is Verb.SNAPSHOT:
+        running = servers.get(server_id).status is Status.ACTIVE
+        return SnapshotRequest(memory=running and data.draw(st.booleans(), label="memory"))
+    if verb in {Verb.REVERT, Verb.DELETE_SNAPSHOT}:
+        there = [s for s in snapshots.page(server_id, limit=100).items if s.phase == "ready"]
+        if not there:
+            return None
+        chosen = str(data.draw(st.sampled_from(there), label="snapshot").id)
+        shape = RevertRequest if verb is Verb.REVERT else DeleteSnapshotRequest
+        return shape(snapshot=chosen)
+    return REQUESTS[verb]()
+
+
+class Lives(RuleBasedStateMachine):
+    """Some servers on one host, and a user who does whatever is allowed."""
+
+    def __init__(self, stage: matrix.Stage) -> None:
+        super().__init__()
+        self.stage = stage
+        self.living: list[UUID] = []
+
+    @precondition(lambda self: len(self.living) < MOST_SERVERS)
+    @rule(data=st.data())
+    def create(self, data: st.DataObject) -> None:
+        operation = self.stage.create()
+        self.living.append(operation.server_id)
+        self._carry(operation, Status.REQUESTED, data)
+
+    @precondition(lambda self: self.living)
+    @rule(data=st.data())
+    def act(self, data: st.DataObject) -> None:
+        server_id = data.draw(st.sampled_from(self.living), label="server")
+        was = servers.get(server_id).status
+        verbs = [verb for verb in VERBS if verb in allowed_verbs(was)]
+        verb = data.draw(st.sampled_from(verbs), label="verb")
+        body = _body(verb, server_id, data)
+        if body is None:
+            return
+        try:
+            operation = accept.request(verb, server_id, body, project_id=None, actor="tester")
+        except Conflict:  # a rebuild of a server with snapshots
+            assert servers.get(server_id).operation_id is None
+            return
+        self._carry(operation, was, data)
+
+    def _carry(self, operation: OperationView, was: Status, data: st.DataObject) -> None:
+        """Let a run die somewhere, or not; cancel, or not; then let a worker find what is left."""
+        point: Point | None = data.draw(
+            st.none() | st.sampled_from(sabotage.points(operation.verb)), label="killed at"
+        )
+        if point is None:
+            sabotage.carry(operation.verb, operation.id)
+        else:
+            died = sabotage.run_and_die(self.stage.spawn, point, operation.id)
+            assert died == -signal.SIGKILL
+        if point is not None and data.draw(st.booleans(), label="cancelled"):
+            with suppress(Conflict):  # what cannot be taken back, or has ended
+                operations.cancel(operation.id, None, "tester")
+        self.stage.recover()
+        self._settled(operations.get(operation.id), was)
+
+    def _settled(self, ended: OperationView, was: Status) -> None:
+        row = TRANSITIONS[ended.verb]
+        if ended.phase == "succeeded":
+            status = row.done or was
+            if ended.verb is Verb.REVERT:  # with the memory it runs
+                status = servers.get(ended.server_id).status
+        else:
+            assert ended.phase == "cancelled", ended.error
+            status = row.undone or was
+        matrix._settled(self.stage, ended, status=status, phase=ended.phase)
+        if status is Status.DELETED:
+            self.living.remove(ended.server_id)
+
+    @invariant()
+    def nothing_differs(self) -> None:
+        assert survey.audit() == []
+
+    @invariant()
+    def what_exists_is_what_is_reserved(self) -> None:
+        with transaction() as session:
+            held = reservations.reserved_by_project(session, self.stage.project_id)
+            rows = session.scalars(select(Server).where(Server.reserved)).all()
+        standing = [row for row in rows if row.status not in {Status.DELETED, Status.ERROR}]
+        assert rows == standing
+        assert held.servers == len(standing)
+        assert held.memory_mib == sum(row.memory_mib for row in standing)
+
+    def teardown(self) -> None:
+        """Delete what is left, so that the next life begins with nothing."""
+        for server_id in self.living:
+            view = accept.request(Verb.DELETE, server_id, project_id=None, actor="tester")
+            sabotage.carry(view.verb, view.id)
+        self.living.clear()
+
+
+def test_whatever_happens_database_and_hypervisor_agree(stage: Any) -> None:
+    run_state_machine_as_test(
+        lambda: Lives(stage),
+        settings=settings(
+            max_examples=LIVES,
+            stateful_step_count=ACTS,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],  # the world outlives a failure, so nothing can be shrunk
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
