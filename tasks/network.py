@@ -16,7 +16,12 @@ def _lease(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
 @step("lease", makes=_lease)
 def give_lease(b: Blueprint) -> str:
     """Tell libvirt's DHCP server which address the guest gets."""
-    network.ensure_dhcp_host(connect(b.host.uri), b.network.name, b.mac, b.ip, b.name)
+    connection = connect(b.host.uri)
+    network.ensure_dhcp_host(connection, b.network.name, b.mac, b.ip, b.name)
+    for lease in network.leases(connection, b.network.name):
+        if lease.ip == b.ip and lease.mac != b.mac:  # else dnsmasq would give another address
+            channel = open_channel(b.host.channel)
+            leases.release(b.host.id, channel, b.network.name, lease.ip, lease.mac)
     return f"{b.ip} for {b.mac}"
 
 

@@ -119,12 +119,6 @@ class VolumeDiffers(PermanentError):
     status = 409
 
 
-class AddressTaken(PermanentError):
-    """The network keeps the address for another network card."""
-
-    status = 409
-
-
 class HypervisorRefused(PermanentError):
     """Any other refusal of libvirt, in its words."""
 

@@ -8,7 +8,6 @@ from ipaddress import IPv4Address, IPv4Interface
 import libvirt
 
 from innkeeper.hypervisor.errors import (
-    AddressTaken,
     NameTaken,
     NetworkAbsent,
     NotSupported,
@@ -94,8 +93,10 @@ def ensure_dhcp_host(
 ) -> None:
     """Keep an address for a network card, in the running network and for its next start.
 
+    The caller knows who has which address. An entry of another card for this one is what somebody
+    left, for instance a deletion while libvirtd was starting the network, and gives way.
+
     Raises:
-        AddressTaken: the address is kept for another card.
         NetworkAbsent: there is no such network.
     """
     live = _network(conn, network)
@@ -185,12 +186,10 @@ def _ensure_entry(network: libvirt.virNetwork, scope: _Scope, wanted: DhcpEntry)
     entries = _entries(network, scope)
     own = next((entry for entry in entries if entry.mac == wanted.mac), None)
     others = [entry for entry in entries if entry.mac != wanted.mac]
-    for other in others:
-        if other.ip == wanted.ip:
-            raise AddressTaken(
-                f"The network {network.name()} keeps {wanted.ip} for the network card {other.mac}, "
-                f"not for {wanted.mac}: remove that entry if no server uses it, then try again."
-            )
+    for stray in [other for other in others if other.ip == wanted.ip]:
+        _log.warning("Network %s kept %s for %s", network.name(), stray.ip, stray.mac)
+        _update(network, libvirt.VIR_NETWORK_UPDATE_COMMAND_DELETE, stray, scope)
+        others.remove(stray)
     if wanted.hostname in {other.hostname for other in others} - {None}:
         # libvirt refuses a second entry of the same name. The address matters, the name is extra.
         _log.warning("Network %s has a host %s already", network.name(), wanted.hostname)

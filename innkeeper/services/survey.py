@@ -37,6 +37,7 @@ from innkeeper.hypervisor.guest import OwnedDomain
 from innkeeper.services import edges
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate, Terraform
 
+_VARS = "_VARS.fd"
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 _STANDING = frozenset({Status.ACTIVE, Status.STOPPED, Status.SUSPENDED})
 _KINDS = {"iso": ArtifactKind.SEED, "mem": ArtifactKind.SNAPSHOT}
@@ -330,7 +331,7 @@ def _files(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
     if expected.host.virt_type == "test":
         return []
     argv = ["find", NVRAM_FOLDER, CONSOLE_FOLDER, "-maxdepth", "1"]
-    argv += ["(", "-name", "ik-*_VARS.fd", "-o", "-name", "innkeeper-*.log*", ")"]
+    argv += ["(", "-name", f"ik-*{_VARS}", "-o", "-name", "innkeeper-*.log*", ")"]
     listed = open_channel(expected.host.channel).run(argv).stdout.split()
     host, names = expected.host.name, {domain.name for domain in owned}
     found = []
@@ -340,7 +341,7 @@ def _files(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
         if known is not None and known.gone:
             why = f"its server is {known.status}"
             found.append(Finding(host, "console-log", path, why, owner, reapable=True))
-        elif owner is None and path.rsplit("/", 1)[-1].removesuffix("_VARS.fd") not in names:
+        elif path.endswith(_VARS) and path.rsplit("/", 1)[-1].removesuffix(_VARS) not in names:
             found.append(Finding(host, "nvram", path, "no domain has it"))
     return found
 
