@@ -21,6 +21,7 @@ SERVER = "demo"
 HOST_MEMORY_MIB = 4096
 POLL_SECONDS = 0.3
 IMAGE_SECONDS = 300.0
+_WAKING = {"stopped": "start", "suspended": "resume", "shelved": "unshelve"}
 
 
 def command(
@@ -78,14 +79,15 @@ def _image(client: Client, name: str, progress: Progress) -> None:
 
 
 def _server(client: Client, image: str, progress: Progress) -> Json:
-    with step(progress, "server", f"creating '{SERVER}'") as now:
-        found = [s for s in client.items("/servers", name=SERVER) if s["name"] == SERVER]
+    name = SERVER if image == "tiny" else f"{SERVER}-{image}"
+    with step(progress, "server", f"creating '{name}'") as now:
+        found = [s for s in client.items("/servers", name=name) if s["name"] == name]
         if found and found[0]["status"] == "error":
             _carry(client, client.delete(f"/servers/{found[0]['id']}"), progress)
             found = []
         if not found:
             plan = "tiny" if image == "tiny" else "small"
-            body: Json = {"name": SERVER, "image": image, "plan": plan}
+            body: Json = {"name": name, "image": image, "plan": plan}
             operation = _carry(client, client.post("/servers", body), progress)
             server_id = operation["server_id"]
         else:
@@ -93,10 +95,10 @@ def _server(client: Client, image: str, progress: Progress) -> Json:
             held = found[0]["operation_id"]
             if held:
                 _carry(client, client.get(f"/operations/{held}"), progress)
-            elif found[0]["status"] == "stopped":
-                _carry(client, client.post(f"/servers/{server_id}/actions/start"), progress)
+            elif verb := _WAKING.get(found[0]["status"]):
+                _carry(client, client.post(f"/servers/{server_id}/actions/{verb}"), progress)
         server: Json = client.get(f"/servers/{server_id}")
-        now.text = f"'{SERVER}' is {server['status']} on {server['host']}"
+        now.text = f"'{name}' is {server['status']} on {server['host']}"
     return server
 
 
