@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from innkeeper.cli import accepted, login, lookup, request
+from innkeeper.cli import accepted, foresight, login, lookup, request
 from innkeeper.cli import output as out
 from innkeeper.cli.client import Client, Json, connect
 from innkeeper.cli.create import create
@@ -86,6 +86,7 @@ def show(name: ServerName, project: Project = None, output: Output = Format.TABL
 
 
 @app.command()
+@foresight.plannable
 def start(
     names: ServerNames,
     *,
@@ -99,6 +100,7 @@ def start(
 
 
 @app.command()
+@foresight.plannable
 def stop(
     names: ServerNames,
     *,
@@ -120,6 +122,7 @@ def stop(
 
 
 @app.command()
+@foresight.plannable
 def reboot(
     names: ServerNames,
     *,
@@ -135,6 +138,7 @@ def reboot(
 
 
 @app.command()
+@foresight.plannable
 def suspend(
     names: ServerNames,
     *,
@@ -152,6 +156,7 @@ def suspend(
 
 
 @app.command()
+@foresight.plannable
 def resume(
     names: ServerNames,
     *,
@@ -165,6 +170,7 @@ def resume(
 
 
 @app.command()
+@foresight.plannable
 def rebuild(
     names: ServerNames,
     *,
@@ -176,12 +182,46 @@ def rebuild(
     output: Output = Format.TABLE,
 ) -> None:
     """Give servers a fresh root disk; identity and address stay, data on the disk is lost."""
-    out.confirm(f"Erase the root disk of {', '.join(names)}?", yes=yes)
+    out.confirm(f"Erase the root disk of {', '.join(names)}?", yes=yes or foresight.dry_run())
     body = {"image": image} if image else {}
     _act("rebuild", names, body, idempotency_key, project, wait=wait, output=output)
 
 
 @app.command()
+@foresight.plannable
+def resize(
+    names: ServerNames,
+    *,
+    plan: Annotated[str | None, typer.Option(help="Size: see `innkeeper plan list`.")] = None,
+    vcpus: Annotated[int | None, typer.Option(min=1, max=32, help="Instead of a plan.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(min=64, max=65536, help="MiB, instead of a plan.")
+    ] = None,
+    disk: Annotated[
+        int | None, typer.Option(min=1, help="Root disk in GiB; it only grows.")
+    ] = None,
+    allow_power_cycle: Annotated[
+        bool, typer.Option("--allow-power-cycle", help="Off and on, where it cannot be done live.")
+    ] = False,
+    expand_offline: Annotated[
+        bool,
+        typer.Option("--expand-offline", help="The guest's file system grows at its next boot."),
+    ] = False,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Give servers another size, while they run where that is possible."""
+    size = {"plan": plan, "vcpus": vcpus, "memory_mib": memory, "disk_gib": disk}
+    body: Json = {key: value for key, value in size.items() if value is not None}
+    body |= {"allow_power_cycle": allow_power_cycle}
+    body |= {"expand": "offline" if expand_offline else "online"}
+    _act("resize", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+@foresight.plannable
 def configure(
     names: ServerNames,
     *,
@@ -203,6 +243,7 @@ def configure(
 
 
 @app.command()
+@foresight.plannable
 def delete(
     names: ServerNames,
     *,
@@ -213,7 +254,7 @@ def delete(
     output: Output = Format.TABLE,
 ) -> None:
     """Delete servers with everything that is theirs."""
-    out.confirm(f"Delete {', '.join(names)} and all their data?", yes=yes)
+    out.confirm(f"Delete {', '.join(names)} and all their data?", yes=yes or foresight.dry_run())
     _act("delete", names, {}, idempotency_key, project, wait=wait, output=output)
 
 
@@ -306,11 +347,11 @@ def _act(
 
 
 def _request(client: Client, verb: str, server_id: str, body: Json, key: str | None) -> Json:
-    path = f"/servers/{server_id}"
+    path, query = f"/servers/{server_id}", foresight.query()
     answer: Json = (
-        client.delete(path, idempotency_key=key)
+        client.delete(path, idempotency_key=key, **query)
         if verb == "delete"
-        else client.post(f"{path}/actions/{verb}", body, idempotency_key=key)
+        else client.post(f"{path}/actions/{verb}", body, idempotency_key=key, **query)
     )
     return answer
 

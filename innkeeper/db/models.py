@@ -169,6 +169,8 @@ class Server(Base):
     vcpus: Mapped[int] = mapped_column(default=1)
     memory_mib: Mapped[int] = mapped_column(default=256)
     disk_gib: Mapped[int] = mapped_column(default=1)
+    max_vcpus: Mapped[int | None] = mapped_column(default=None)  # None: no more than it has
+    max_memory_mib: Mapped[int | None] = mapped_column(default=None)
     reserved: Mapped[bool] = mapped_column(default=True)
     request: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
     user_data: Mapped[str | None] = mapped_column(

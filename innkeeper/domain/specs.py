@@ -249,6 +249,30 @@ class DeleteSnapshotRequest(BaseModel):
     snapshot: Chosen = Field(description="Name or id of one of the server's snapshots")
 
 
+class ResizeRequest(BaseModel):
+    """The size that a server is to have: a plan's, or numbers; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    plan: Annotated[str, StringConstraints(max_length=64), AfterValidator(check_line)] | None = (
+        Field(default=None, description="Name of a plan; its disk counts only if it is larger")
+    )
+    vcpus: int | None = Field(default=None, ge=1, le=32)
+    memory_mib: int | None = Field(
+        default=None, ge=64, le=65536, description="512 or more, unless a plan has less"
+    )
+    disk_gib: int | None = Field(
+        default=None, ge=1, le=65536, description="Root disk in GiB; it only grows"
+    )
+    allow_power_cycle: bool = Field(
+        default=False, description="Power the server off and on if it cannot be done while it runs"
+    )
+    expand: Literal["online", "offline"] = Field(
+        default="online",
+        description="Grow the guest's file system with its disk: now, or at its next boot",
+    )
+
+
 class NoParameters(BaseModel):
     """A verb without parameters."""
 

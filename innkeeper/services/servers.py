@@ -21,7 +21,7 @@ from innkeeper.db.models import (
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, allowed_verbs
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import events, journal, paging
+from innkeeper.services import events, journal, paging, resizing
 from innkeeper.services.views import Page, ServerView
 
 
@@ -195,3 +195,44 @@ def adopt_volume(held: Claim, volume: str) -> None:
             server.image_id = disk.image_id = image.id
         operation.request = operation.request | {"old_volume": disk.volume}
         disk.volume = volume
+
+
+def keep(held: Claim, **sizes: int) -> None:
+    """Note what a resize has changed for good, `vcpus` or `disk_gib`: an undo leaves that.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        operation = journal.hold(session, held)
+        operation.request = operation.request | {"before": operation.request["before"] | sizes}
+        if "disk_gib" in sizes:
+            disk = session.scalars(select(Disk).where(Disk.server_id == held.server_id)).one()
+            disk.size_gib = sizes["disk_gib"]
+
+
+def adopt_shape(held: Claim) -> None:
+    """Make the shape that a resize has brought about the server's; what shrank is given back.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        operation = journal.hold(session, held)
+        way, server = resizing.way(operation), session.get_one(Server, held.server_id)
+        if way is None or operation.request.get("adopted"):
+            return
+        resizing.give(server, way.after)
+        if plan_id := operation.request["plan_id"]:
+            server.plan_id = UUID(plan_id)
+        operation.request = operation.request | {"adopted": True}
+        events.record(
+            session,
+            "server.resized",
+            actor=operation.actor,
+            project_id=server.project_id,
+            server_id=server.id,
+            operation_id=operation.id,
+            before=operation.request["shape"],
+            after=operation.request["after"],
+        )

@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from innkeeper.domain.lifecycle import Phase, Status, Verb
+from innkeeper.domain.planning import Effect
 
 T = TypeVar("T")
 Role = Literal["admin", "operator", "user"]
@@ -140,6 +141,50 @@ class OperationView(View):
     ended_at: datetime | None
     step_names: list[str]
     steps: list[StepView]
+
+
+class ChangeView(View):
+    """One change of a plan; null: there is nothing before, or after."""
+
+    effect: Effect
+    subject: str
+    before: str | None
+    after: str | None
+
+
+class HostRoom(View):
+    """What is free on the server's host when the plan is carried out."""
+
+    name: str
+    free_vcpus: int
+    free_memory_mib: int
+    free_disk_gib: int
+
+
+class QuotaRoom(View):
+    """What the project's quota leaves when the plan is carried out; null: no limit."""
+
+    servers: int | None
+    vcpus: int | None
+    memory_mib: int | None
+    disk_gib: int | None
+    snapshots: int | None
+    snapshot_gib: int | None
+
+
+class ChangePlan(View):
+    """What a request would do; send it again with `plan=DIGEST` to have just that done."""
+
+    verb: Verb
+    server_id: UUID | None
+    server: str
+    changes: list[ChangeView]
+    interruption: str
+    host: HostRoom | None
+    quota: QuotaRoom
+    warnings: list[str]
+    steps: list[str]
+    digest: str
 
 
 class HostView(View):

@@ -28,6 +28,7 @@ from innkeeper.domain.specs import (
     DeleteSnapshotRequest,
     RebootRequest,
     RebuildRequest,
+    ResizeRequest,
     RevertRequest,
 )
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
@@ -38,6 +39,7 @@ VERBS = [verb for verb in Verb if verb is not Verb.CREATE]
 BODIES: dict[Verb, BaseModel] = {
     Verb.REVERT: RevertRequest(snapshot="kept"),
     Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest(snapshot="kept"),
+    Verb.RESIZE: ResizeRequest(plan="small", allow_power_cycle=True),
 }
 
 

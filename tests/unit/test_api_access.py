@@ -25,6 +25,7 @@ ROUTES_OF_A_SERVER = [
     ("POST", "/servers/{server}/actions/configure"),
     ("POST", "/servers/{server}/actions/suspend"),
     ("POST", "/servers/{server}/actions/resume"),
+    ("POST", "/servers/{server}/actions/resize"),
     ("GET", "/servers/{server}/snapshots"),
     ("POST", "/servers/{server}/snapshots"),
     ("GET", "/servers/{server}/snapshots/{server}"),
