@@ -12,6 +12,13 @@ from enum import StrEnum
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.errors import Conflict, InvalidRequest
 
+OUTCOME = "outcome"
+"""The fact that is known last: the changes themselves, as the plan shows them."""
+
+_TOLD = {
+    "request": "the request is another one",
+    OUTCOME: "its changes would be others now",
+}
 _HASH_LENGTH = 8
 _VERSION = "p1"
 
@@ -42,6 +49,12 @@ class Plan:
     interruption: str
     warnings: tuple[str, ...] = ()
 
+    @property
+    def outcome(self) -> str:
+        """What of it a digest covers."""
+        told = [f"{one.effect} {one.subject} {one.before} {one.after}" for one in self.changes]
+        return "; ".join([*told, self.interruption])
+
 
 class PlanOutdated(Conflict):
     """What a plan was made for is not so any more."""
@@ -57,8 +70,9 @@ _LAYERED = frozenset({Verb.REBUILD, Verb.DELETE, Verb.REVERT, Verb.DELETE_SNAPSH
 def deciding(verb: Verb) -> tuple[str, ...]:
     """Return the facts that decide what a verb does: others may change under its plan."""
     if verb is Verb.CREATE:
-        return ("request", "shape", "host", "image")
-    return (*_ALWAYS, "image", "disk", "snapshots") if verb in _LAYERED else _ALWAYS
+        return ("request", "shape", "host", "image", OUTCOME)
+    layers = ("image", "disk", "snapshots") if verb in _LAYERED else ()
+    return (*_ALWAYS, *layers, OUTCOME)
 
 
 def digest(verb: Verb, facts: Mapping[str, str]) -> str:
@@ -71,7 +85,7 @@ def _hash(name: str, value: str) -> str:
 
 
 def require_unchanged(verb: Verb, facts: Mapping[str, str], shown: str) -> None:
-    """Pass when the facts are those of the plan with this digest.
+    """Pass when the facts that are known are those of the plan with this digest.
 
     Raises:
         InvalidRequest: that is not the digest of a plan of this verb.
@@ -84,14 +98,13 @@ def require_unchanged(verb: Verb, facts: Mapping[str, str], shown: str) -> None:
             f"'{shown}' is not the digest of a plan to {verb}: a dry run of it returns one."
         )
     changed = [
-        name for name, there in zip(names, hashes, strict=True) if _hash(name, facts[name]) != there
+        name
+        for name, there in zip(names, hashes, strict=True)
+        if name in facts and _hash(name, facts[name]) != there
     ]
     if changed:
         told = "; ".join(
-            "the request is another one"
-            if name == "request"
-            else f"{name}: now {facts[name] or 'none'}"
-            for name in changed
+            _TOLD.get(name) or f"{name}: now {facts[name] or 'none'}" for name in changed
         )
         raise PlanOutdated(
             f"What the plan was made for has changed ({told}). Nothing was done: make a new plan "

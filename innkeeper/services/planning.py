@@ -49,7 +49,7 @@ class Prospect:
     body: BaseModel
     world: World
     facts: dict[str, str]
-    dry_run: bool
+    foresight: Foresight
 
 
 def look(
@@ -66,8 +66,9 @@ def look(
     disk = session.scalar(select(Disk).where(Disk.server_id == server.id))
     world = _world(session, server, body, disk)
     shape = ", ".join(f"{name} {value}" for name, value in asdict(world.shape).items())
+    asked = body.model_dump(mode="json", exclude={"allow_power_cycle"})  # consent is no change
     facts = {
-        "request": json.dumps([verb, body.model_dump(mode="json")], sort_keys=True, default=str),
+        "request": json.dumps([verb, asked], sort_keys=True, default=str),
         "status": "" if verb is Verb.CREATE else world.status,
         "shape": shape,
         "host": world.host,
@@ -77,7 +78,7 @@ def look(
     }
     if foresight.digest is not None:
         planning.require_unchanged(verb, facts, foresight.digest)
-    return Prospect(verb, body, world, facts, foresight.dry_run)
+    return Prospect(verb, body, world, facts, foresight)
 
 
 def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None) -> World:
@@ -103,15 +104,21 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
 
 
 def tell(session: Session, seen: Prospect | None, server: Server, operation: Operation) -> None:
-    """End a dry run when everything was accepted.
+    """End a dry run when everything was accepted; or see that the outcome is the one shown.
 
     Raises:
         Foreseen: it was one; whoever holds the transaction lets that pass, so nothing is kept.
+        PlanOutdated: it would be done in another way than the plan says.
     """
-    if seen is None or not seen.dry_run:
+    if seen is None:
         return
     verb, world = seen.verb, replace(seen.world, resize=resizing.way(operation))
     plan = foresee(verb, world, seen.body)
+    facts = seen.facts | {planning.OUTCOME: plan.outcome}
+    if seen.foresight.digest is not None:
+        planning.require_unchanged(verb, facts, seen.foresight.digest)
+    if not seen.foresight.dry_run:
+        return
     raise Foreseen(
         ChangePlan(
             verb=verb,
@@ -123,7 +130,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
             quota=_quota(session, server, _given_back(verb, world, server), seen),
             warnings=list(plan.warnings),
             steps=list(STEPS[verb]),
-            digest=planning.digest(verb, seen.facts),
+            digest=planning.digest(verb, facts),
         )
     )
 
