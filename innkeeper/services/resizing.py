@@ -96,6 +96,8 @@ def prepare(
 
 
 def _wanted(session: Session, server: Server, body: ResizeRequest) -> tuple[Demand, Plan | None]:
+    if (body.plan, body.vcpus, body.memory_mib, body.disk_gib) == (None,) * 4:
+        raise InvalidRequest("A resize needs a plan, vCPUs, memory or a disk to go to.")
     if body.plan is None:
         if body.memory_mib is not None:
             _check_memory(session, body.memory_mib)

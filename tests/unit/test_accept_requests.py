@@ -78,7 +78,7 @@ def test_every_verb_from_every_status(catalogue: Catalogue) -> None:
     accepted = 0
     for status in Status:
         for verb in VERBS:
-            put(server_id, status=status, operation_id=None)
+            put(server_id, status=status, operation_id=None, memory_mib=192, disk_gib=1)
             with transaction() as session:
                 session.get_one(Snapshot, kept.id).phase = "ready"
             if status in TRANSITIONS[verb].allowed:
@@ -276,5 +276,5 @@ def test_every_verb_has_a_request_without_parameters_but_those_that_name_somethi
     for verb in set(VERBS) - set(BODIES):
         REQUESTS[verb]()
     for verb in BODIES:
-        with pytest.raises(InvalidRequest, match=f"{verb} needs snapshot"):
+        with pytest.raises(InvalidRequest, match=f"{verb} needs (snapshot|a plan)"):
             ask(verb, active(catalogue, f"web-{verb}"))

@@ -101,8 +101,10 @@ def test_two_cannot_oversubscribe_at_once(catalogue: Catalogue, race: Race) -> N
 @sqlite
 def test_requests_that_make_no_sense(catalogue: Catalogue) -> None:
     server_id = active(catalogue)
-    with pytest.raises(InvalidRequest, match="this size already"):
+    with pytest.raises(InvalidRequest, match="resize needs a plan"):
         ask(server_id)
+    with pytest.raises(InvalidRequest, match="this size already"):
+        ask(server_id, vcpus=1)
     with pytest.raises(InvalidRequest, match="not both"):
         ask(server_id, plan="small", vcpus=2)
     with pytest.raises(NotFound, match="no plan 'huge'"):
