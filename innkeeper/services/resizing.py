@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import Host, Operation, Plan, Project, Server, Snapshot
@@ -17,11 +17,9 @@ from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.resizing import Resize, Room, Shape, require_room, resize
 from innkeeper.domain.specs import ResizeRequest
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
-from innkeeper.services import reservations
+from innkeeper.services import limits, reservations
 from innkeeper.services.archive import is_current
 from innkeeper.settings import settings
-
-SMALLEST_MIB = 512
 
 
 class PowerCycleNeeded(Conflict):
@@ -121,8 +119,7 @@ def _wanted(session: Session, server: Server, body: ResizeRequest) -> tuple[Dema
 
 
 def _check_memory(session: Session, memory_mib: int) -> None:
-    smallest = session.scalar(select(func.min(Plan.memory_mib)).where(is_current(Plan.name)))
-    least = min(SMALLEST_MIB, smallest or SMALLEST_MIB)
+    least = limits.least_memory_mib(session)
     if memory_mib < least:
         raise InvalidRequest(f"A server has {least} MiB of memory or more, {memory_mib} asked.")
 

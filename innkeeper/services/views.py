@@ -211,6 +211,32 @@ class HostView(View):
     created_at: datetime
 
 
+class Size(View):
+    """vCPUs, memory and disk."""
+
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+
+
+class HostAllocation(View):
+    """A host's size with overcommit, what servers hold of it, and what is left."""
+
+    name: str
+    enabled: bool
+    limit: Size
+    allocated: Size
+    free: Size
+
+
+class ResourceLimits(View):
+    """How large a server may be, and what hosts have; only operators see hosts."""
+
+    smallest: Size
+    largest: Size
+    hosts: list[HostAllocation]
+
+
 class ImageView(View):
     """An image and how far its import is."""
 

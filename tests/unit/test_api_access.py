@@ -65,6 +65,7 @@ ROUTES_OF_ALL = [
     ("GET", "/images"),
     ("GET", "/images/{id}"),
     ("GET", "/plans"),
+    ("GET", "/resource-limits"),
     ("GET", "/plans/{id}"),
     ("GET", "/projects"),
     ("GET", "/roles"),

@@ -70,3 +70,18 @@ def test_dry_runs_of_creation_deletion_and_snapshots(api: Api, catalogue: Catalo
     needed = api("POST", f"{path}/actions/resize", json={"memory_mib": 512})
     assert "--allow-power-cycle" in problem(needed, 409, "power-cycle-needed")["detail"]
     problem(api("DELETE", f"{path}?dry_run=true", who="stranger"), 404, "not-found")
+
+
+@sqlite
+def test_limits_and_what_hosts_have_left(api: Api, catalogue: Catalogue) -> None:
+    catalogue.set_hosts("beta", enabled=False)
+    active(catalogue, plan="small")
+    seen = api("GET", "/resource-limits", who="operator").json()
+    assert seen["smallest"] == {"vcpus": 1, "memory_mib": 192, "disk_gib": 1}
+    assert seen["largest"]["vcpus"] == 32
+    alpha, beta = seen["hosts"]
+    assert alpha["limit"] == {"vcpus": 16, "memory_mib": 16384, "disk_gib": 200}
+    assert alpha["allocated"] == {"vcpus": 1, "memory_mib": 1024, "disk_gib": 10}
+    assert alpha["free"] == {"vcpus": 15, "memory_mib": 15360, "disk_gib": 190}
+    assert (beta["enabled"], beta["free"]) == (False, beta["limit"])
+    assert api("GET", "/resource-limits").json()["hosts"] == []
