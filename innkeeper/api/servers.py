@@ -8,7 +8,7 @@ from fastapi.openapi.models import Example
 from pydantic import BaseModel
 
 from innkeeper.api.access import Anyone, GuardedRoute, OwningProject, VisibleProject, actor
-from innkeeper.api.bodies import ConsoleLog, RootPassword
+from innkeeper.api.bodies import ConsoleLog, RootPassword, ServerChange
 from innkeeper.api.foresight import FORESEEN, PLANNED, foresight
 from innkeeper.api.parameters import (
     ACCEPTED_HEADERS,
@@ -116,6 +116,19 @@ def list_servers(
 def get_server(server_id: UUID, principal: Anyone) -> ServerView:
     """Show a server."""
     return servers.get(server_id, principal.project_id)
+
+
+@router.patch("/{server_id}", responses=documented(404, 413))
+def change_server(
+    server_id: UUID, principal: Anyone, body: ServerChange | None = None
+) -> ServerView:
+    """Change what is said of a server: fields that are left out stay."""
+    return servers.change(
+        server_id,
+        body.model_dump(exclude_unset=True) if body else {},
+        project_id=principal.project_id,
+        actor=actor(principal),
+    )
 
 
 @router.get("/{server_id}/console-log", responses=documented(404))

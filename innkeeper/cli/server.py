@@ -3,13 +3,14 @@
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from innkeeper.cli import accepted, foresight, login, lookup, request
+from innkeeper.cli import foresight, login, lookup, request
 from innkeeper.cli import output as out
-from innkeeper.cli.client import Client, Json, connect
+from innkeeper.cli.acting import act as _act
+from innkeeper.cli.client import connect
 from innkeeper.cli.create import create
 from innkeeper.cli.failures import UsageFailure
 from innkeeper.cli.options import (
@@ -23,11 +24,14 @@ from innkeeper.cli.options import (
     Yes,
 )
 from innkeeper.cli.output import Format
+from innkeeper.cli.resize import change, resize
 from innkeeper.domain.lifecycle import Status
 from innkeeper.services.views import ServerView
 
 app = typer.Typer(no_args_is_help=True, help="Servers: create, look at, operate, delete.")
 app.command()(create)
+app.command()(resize)
+app.command("set")(change)
 
 
 @app.command("list")
@@ -189,39 +193,6 @@ def rebuild(
 
 @app.command()
 @foresight.plannable
-def resize(
-    names: ServerNames,
-    *,
-    plan: Annotated[str | None, typer.Option(help="Size: see `innkeeper plan list`.")] = None,
-    vcpus: Annotated[int | None, typer.Option(min=1, max=32, help="Instead of a plan.")] = None,
-    memory: Annotated[
-        int | None, typer.Option(min=64, max=65536, help="MiB, instead of a plan.")
-    ] = None,
-    disk: Annotated[
-        int | None, typer.Option(min=1, help="Root disk in GiB; it only grows.")
-    ] = None,
-    allow_power_cycle: Annotated[
-        bool, typer.Option("--allow-power-cycle", help="Off and on, where it cannot be done live.")
-    ] = False,
-    expand_offline: Annotated[
-        bool,
-        typer.Option("--expand-offline", help="The guest's file system grows at its next boot."),
-    ] = False,
-    idempotency_key: Repeatable = None,
-    project: Project = None,
-    wait: Wait = False,
-    output: Output = Format.TABLE,
-) -> None:
-    """Give servers another size, while they run where that is possible."""
-    size = {"plan": plan, "vcpus": vcpus, "memory_mib": memory, "disk_gib": disk}
-    body: Json = {key: value for key, value in size.items() if value is not None}
-    body |= {"allow_power_cycle": allow_power_cycle}
-    body |= {"expand": "offline" if expand_offline else "online"}
-    _act("resize", names, body, idempotency_key, project, wait=wait, output=output)
-
-
-@app.command()
-@foresight.plannable
 def configure(
     names: ServerNames,
     *,
@@ -323,39 +294,6 @@ def password(name: ServerName, project: Project = None, output: Output = Format.
     typer.echo(answer["root_password"])
 
 
-def _act(
-    verb: str,
-    names: list[str],
-    body: dict[str, Any],
-    idempotency_key: str | None,
-    project: str | None,
-    *,
-    wait: bool,
-    output: Format,
-) -> None:
-    with connect() as client:
-
-        def ask(name: str) -> Json:
-            server_id = lookup.server(client, name, project)["id"]
-            key = f"{idempotency_key}/{server_id}" if idempotency_key else None
-            return _request(client, verb, server_id, body, key)
-
-        operations, failures = accepted.each(names, ask)
-        accepted.conclude(
-            client, operations, failures, wait=wait, fmt=output, several=len(names) > 1
-        )
-
-
-def _request(client: Client, verb: str, server_id: str, body: Json, key: str | None) -> Json:
-    path, query = f"/servers/{server_id}", foresight.query()
-    answer: Json = (
-        client.delete(path, idempotency_key=key, **query)
-        if verb == "delete"
-        else client.post(f"{path}/actions/{verb}", body, idempotency_key=key, **query)
-    )
-    return answer
-
-
 def _details(server: ServerView) -> list[tuple[str, object]]:
     size = f"{server.vcpus} vCPU, {server.memory_mib} MiB, {server.disk_gib} GiB disk"
     return [
@@ -373,6 +311,7 @@ def _details(server: ServerView) -> list[tuple[str, object]]:
         ("ssh", login.command_line(server) if server.ssh_port else None),
         ("host key", server.host_key),
         ("description", server.description),
+        ("maintenance", server.maintenance_window),
         ("root password", "not shown yet" if server.root_password_available else None),
         ("allowed now", ", ".join(server.allowed)),
         ("created", f"{server.created_at:%Y-%m-%d %H:%M:%S} ({out.ago(server.created_at)})"),

@@ -171,6 +171,7 @@ class Server(Base):
     disk_gib: Mapped[int] = mapped_column(default=1)
     max_vcpus: Mapped[int | None] = mapped_column(default=None)  # None: no more than it has
     max_memory_mib: Mapped[int | None] = mapped_column(default=None)
+    maintenance_window: Mapped[str | None] = mapped_column(String(32), default=None)
     reserved: Mapped[bool] = mapped_column(default=True)
     request: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
     user_data: Mapped[str | None] = mapped_column(

@@ -196,7 +196,10 @@ def _resize(world: World, body: BaseModel) -> Plan:
     asked = body if isinstance(body, ResizeRequest) else ResizeRequest()
     warnings = [f"{subject}: {reason}." for subject, reason in way.obstacles.items()]
     if way.obstacles and not asked.allow_power_cycle:
-        warnings.append("It is refused unless allow_power_cycle (--allow-power-cycle) is passed.")
+        warnings.append(
+            "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or it is "
+            "asked for in the server's maintenance window."
+        )
     if way.growth.disk_gib:
         warnings.append("A root disk never shrinks again, not even when this fails later on.")
     if way.growth.disk_gib and (asked.expand == "offline" or not world.runs):

@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from innkeeper.domain import cloudconfig
+from innkeeper.domain import cloudconfig, maintenance
 
 Name = Annotated[
     str,
@@ -91,6 +91,10 @@ Package = Annotated[str, AfterValidator(check_package)]
 Line = Annotated[str, StringConstraints(max_length=1024), AfterValidator(check_line)]
 
 
+WindowText = Annotated[str, StringConstraints(max_length=32), AfterValidator(maintenance.check)]
+"""When a server may be interrupted, in UTC: `Sun 02:00-04:00` or `daily 23:30-00:30`."""
+
+
 class RoleRequest(BaseModel):
     """An Ansible role to apply to the server, with its variables."""
 
@@ -137,6 +141,11 @@ class ServerRequest(BaseModel):
     )
     root_password: bool = Field(
         default=False, description="Make a root password for the console; it is shown once"
+    )
+    maintenance_window: WindowText | None = Field(
+        default=None,
+        description="When it may be interrupted without being asked, in UTC",
+        examples=["Sun 02:00-04:00"],
     )
     description: Line = Field(default="", description="Free text, shown in lists")
 

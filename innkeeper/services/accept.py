@@ -263,6 +263,7 @@ def _server(
         root_password_hash=made.root_password_hash,
         host_key_private=made.host_key_private,
         host_key_public=made.host_key_public,
+        maintenance_window=request.maintenance_window,
         description=request.description,
     )
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Host, Operation, Plan, Project, Server, Snapshot
+from innkeeper.db.models import Host, Operation, Plan, Project, Server, Snapshot, now
+from innkeeper.domain import maintenance
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.quotas import Amounts, require_within
@@ -77,11 +78,13 @@ def prepare(
     room = Room(host.vcpus, settings().memory_headroom)
     found = resize(shape_of(server), wanted, room, runs=server.status == Status.ACTIVE)
     _refuse_under_memory(session, server, found)
-    if found.obstacles and not (body.allow_power_cycle or dry_run):
+    allowed = body.allow_power_cycle or dry_run or _in_window(server)
+    if found.obstacles and not allowed:
         reasons = "; ".join(f"{subject}: {why}" for subject, why in found.obstacles.items())
         raise PowerCycleNeeded(
             f"'{server.name}' has to be powered off and on for this ({reasons}). Pass "
-            "allow_power_cycle (--allow-power-cycle), or look at the plan first (--dry-run)."
+            "allow_power_cycle (--allow-power-cycle), ask in its maintenance window "
+            f"({server.maintenance_window or 'it has none'}), or look at the plan (--dry-run)."
         )
     _reserve(session, server, found)
     return {
@@ -91,6 +94,11 @@ def prepare(
         "obstacles": found.obstacles,
         "plan_id": str(plan.id) if plan else None,
     }
+
+
+def _in_window(server: Server) -> bool:
+    text = server.maintenance_window
+    return text is not None and maintenance.parse(text).open_at(now())
 
 
 def _wanted(session: Session, server: Server, body: ResizeRequest) -> tuple[Demand, Plan | None]:

@@ -73,6 +73,7 @@ def _view(row: Row[Any]) -> ServerView:
         host_key=server.host_key_public,
         fault=server.fault,
         description=server.description,
+        maintenance_window=server.maintenance_window,
         root_password_available=has_password,
         allowed=[] if server.operation_id else allowed_verbs(status),
         created_at=server.created_at,
@@ -176,6 +177,33 @@ def reveal_root_password(server_id: UUID, project_id: UUID | None, actor: str) -
             server_id=server.id,
         )
         return password
+
+
+def change(
+    server_id: UUID, fields: dict[str, Any], *, project_id: UUID | None, actor: str
+) -> ServerView:
+    """Change what is said of a server, its description or maintenance window.
+
+    Raises:
+        NotFound: no such server in the project.
+    """
+    with transaction() as session:
+        server = _visible(session, server_id, project_id)
+        before = {name: getattr(server, name) for name in fields}
+        for name, value in fields.items():
+            setattr(server, name, value)
+        if fields != before:
+            events.record(
+                session,
+                "server.changed",
+                actor=actor,
+                project_id=server.project_id,
+                server_id=server.id,
+                before=before,
+                after=fields,
+            )
+        session.flush()
+        return _view(session.execute(_details([server_id])).one())
 
 
 def adopt_volume(held: Claim, volume: str) -> None:

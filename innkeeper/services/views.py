@@ -58,6 +58,7 @@ class ServerView(View):
     host_key: str
     fault: str | None
     description: str
+    maintenance_window: str | None = None
     root_password_available: bool
     allowed: list[Verb]
     created_at: datetime

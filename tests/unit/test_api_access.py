@@ -16,6 +16,7 @@ sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 ROUTES_OF_A_SERVER = [
     ("GET", "/servers/{server}"),
     ("GET", "/servers/{server}/console-log"),
+    ("PATCH", "/servers/{server}"),
     ("DELETE", "/servers/{server}"),
     ("POST", "/servers/{server}/root-password"),
     ("POST", "/servers/{server}/actions/start"),

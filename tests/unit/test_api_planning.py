@@ -85,3 +85,16 @@ def test_limits_and_what_hosts_have_left(api: Api, catalogue: Catalogue) -> None
     assert alpha["free"] == {"vcpus": 15, "memory_mib": 15360, "disk_gib": 190}
     assert (beta["enabled"], beta["free"]) == (False, beta["limit"])
     assert api("GET", "/resource-limits").json()["hosts"] == []
+
+
+@sqlite
+def test_a_server_has_a_maintenance_window(api: Api, catalogue: Catalogue) -> None:
+    path = f"/servers/{active(catalogue)}"
+    assert api("GET", path).json()["maintenance_window"] is None
+    body = {"maintenance_window": "daily 23:30-00:30"}
+    assert api("PATCH", path, json=body).json()["maintenance_window"] == "daily 23:30-00:30"
+    assert api("PATCH", path, json={"description": "d"}).json()["maintenance_window"]
+    problem(api("PATCH", path, json={"maintenance_window": "ever"}), 422, "validation-failed")
+    (event,) = api("GET", "/events?kind=server.changed").json()["items"][1:]
+    assert (event["before"], event["after"]) == ({"maintenance_window": None}, body)
+    assert api("PATCH", path, json={"maintenance_window": None}).status_code == 200

@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 import pytest
-from paper_api import PaperApi, a_problem, an_operation, ident, page, run
+from paper_api import PaperApi, a_problem, a_server, an_operation, ident, page, run
 
 SERVER = f"/servers/{ident('web')}"
 DIGEST = "p1-00000000-11111111"
@@ -107,3 +107,14 @@ def test_of_several_each_has_its_plan(paper: PaperApi) -> None:
     paper.on("POST", f"{SERVER}/actions/stop", answers)
     done = run("server", "stop", "web", "web", "--dry-run", "-o", "json", code=4)
     assert json.loads(done.stdout) == [a_plan()]
+
+
+def test_a_maintenance_window_is_set_and_taken_away(paper: PaperApi) -> None:
+    paper.on("PATCH", SERVER, a_server())
+    run("server", "set", "web", "--window", "Sun 02:00-04:00")
+    run("server", "set", "web", "--window", "", "--description", "d")
+    assert paper.bodies("PATCH", SERVER) == [
+        {"maintenance_window": "Sun 02:00-04:00"},
+        {"maintenance_window": None, "description": "d"},
+    ]
+    run("server", "set", "web", code=2)

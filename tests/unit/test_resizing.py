@@ -1,5 +1,6 @@
 """Resizing: what is reserved and given back, and the steps on simulated hosts."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,7 @@ from innkeeper.domain.naming import POOL
 from innkeeper.domain.specs import ResizeRequest, RevertRequest, SnapshotRequest
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound, QuotaExceeded
 from innkeeper.hypervisor import guest, shape, storage
-from innkeeper.services import accept, journal, reservations, servers
+from innkeeper.services import accept, journal, reservations, resizing, servers
 from innkeeper.services.resizing import PowerCycleNeeded
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
@@ -127,6 +128,19 @@ def test_nobody_is_interrupted_without_being_asked(catalogue: Catalogue) -> None
     assert "--dry-run" in str(refused.value)
     assert servers.get(server_id).operation_id is None
     ask(server_id, vcpus=4, disk_gib=3, allow_power_cycle=False)
+
+
+@sqlite
+def test_a_maintenance_window_allows_a_power_cycle(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_id = active(catalogue, maintenance_window="Sun 02:00-04:00")
+    sunday = datetime(2026, 11, 22, 3, tzinfo=UTC)
+    monkeypatch.setattr(resizing, "now", lambda: sunday + timedelta(days=1))
+    with pytest.raises(PowerCycleNeeded, match=r"maintenance window \(Sun 02:00-04:00\)"):
+        ask(server_id, memory_mib=512, allow_power_cycle=False)
+    monkeypatch.setattr(resizing, "now", lambda: sunday)
+    ask(server_id, memory_mib=512, allow_power_cycle=False)
 
 
 @sqlite
