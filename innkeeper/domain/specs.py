@@ -91,7 +91,9 @@ Package = Annotated[str, AfterValidator(check_package)]
 Line = Annotated[str, StringConstraints(max_length=1024), AfterValidator(check_line)]
 
 
-WindowText = Annotated[str, StringConstraints(max_length=32), AfterValidator(maintenance.check)]
+MaintenanceWindow = Annotated[
+    str, StringConstraints(max_length=32), AfterValidator(maintenance.check)
+]
 """When a server may be interrupted, in UTC: `Sun 02:00-04:00` or `daily 23:30-00:30`."""
 
 
@@ -142,7 +144,7 @@ class ServerRequest(BaseModel):
     root_password: bool = Field(
         default=False, description="Make a root password for the console; it is shown once"
     )
-    maintenance_window: WindowText | None = Field(
+    maintenance_window: MaintenanceWindow | None = Field(
         default=None,
         description="When it may be interrupted without being asked, in UTC",
         examples=["Sun 02:00-04:00"],
