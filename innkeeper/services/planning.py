@@ -72,13 +72,21 @@ def look(
         "status": "" if verb is Verb.CREATE else world.status,
         "shape": shape,
         "host": world.host,
-        "image": world.image,
+        "image": _image(session, server, body),
         "disk": disk.volume if disk else "",
         "snapshots": ", ".join(kept.name for kept in world.snapshots),
     }
     if foresight.digest is not None:
         planning.require_unchanged(verb, facts, foresight.digest)
     return Prospect(verb, body, world, facts, foresight)
+
+
+def _image(session: Session, server: Server, body: BaseModel) -> str:
+    """Return the image that a verb goes by, and what it consists of."""
+    wanted = getattr(body, "image", None)
+    image = session.scalar(select(Image).where(Image.name == wanted)) if wanted else None
+    image = image or session.get_one(Image, server.image_id)
+    return f"{image.name} {(image.sha256 or '')[:12]}".strip()
 
 
 def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None) -> World:
