@@ -25,7 +25,7 @@ NO_CYCLE = "no power cycle needed"
 LATER = "the guest has it at its next start"
 EXPAND = """
 set -e
-number=$(mountpoint -d /)
+number=$(awk '$5 == "/" {number = $3} END {print number}' /proc/self/mountinfo)
 device=/sys/dev/block/$number
 type=$(awk '$2 == "/" {type = $3} END {print type}' /proc/mounts)
 name=$(sed -n 's/^DEVNAME=//p' $device/uevent)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.create_steps import seconds_between
 from e2e.estate import Estate, eventually, unique
 from innkeeper.cli.client import Json
 from innkeeper.cli.failures import CliFailure
@@ -34,7 +35,11 @@ class Life:
         begun = time.monotonic()
         self.server = self.estate.done(operation)
         steps = self.estate.operation(operation)["steps"]
-        told = "; ".join(f"{step['name']}: {step['detail']}" for step in steps)
+        told = "; ".join(
+            f"{step['name']} {seconds_between(step['begun_at'], step['ended_at']):.2f} s: "
+            f"{step['detail']}"
+            for step in steps
+        )
         print(f"{what} in {time.monotonic() - begun:.1f} s ({told})")  # noqa: T201 - measured
         assert self.estate.audit() == []
         return self.server
