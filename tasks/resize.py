@@ -31,7 +31,7 @@ type=$(awk '$2 == "/" {type = $3} END {print type}' /proc/mounts)
 name=$(sed -n 's/^DEVNAME=//p' $device/uevent)
 if [ -f $device/partition ]; then
   disk=$(basename "$(readlink -f $device/..)")
-  growpart /dev/$disk "$(cat $device/partition)" || [ $? = 1 ]
+  growpart /dev/$disk "$(cat $device/partition)" >/dev/null || [ $? = 1 ]
 fi
 case $type in
   ext*) resize2fs /dev/$name ;;
