@@ -14,6 +14,7 @@ from benchmarks import (
     footprint,
     machine,
     power,
+    resize,
     rivals,
     worker_latency,
 )
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Estate], list[Table]]] = {
     "create_steps": create_steps.run,
     "rivals": rivals.run,
     "power": power.run,
+    "resize": resize.run,
     "control_plane": control_plane.run,
 }
 

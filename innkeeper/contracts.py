@@ -15,6 +15,7 @@ from innkeeper.domain.specs import (
     NoParameters,
     RebootRequest,
     RebuildRequest,
+    ResizeRequest,
     RevertRequest,
     ServerRequest,
     SnapshotRequest,
@@ -35,6 +36,7 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.SNAPSHOT: SnapshotRequest,
     Verb.REVERT: RevertRequest,
     Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest,
+    Verb.RESIZE: ResizeRequest,
 }
 
 RECONCILE = "reconcile/reconcile"

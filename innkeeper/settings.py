@@ -87,6 +87,7 @@ class Settings(BaseSettings):
     accelerator: Literal["auto", "kvm", "qemu"] = "auto"
     cpu_overcommit: float = Field(default=2.0, gt=0)
     memory_overcommit: float = Field(default=1.0, gt=0)
+    memory_headroom: float = Field(default=1.0, ge=1.0, le=16.0)
     forward_ports: Annotated[tuple[int, int], NoDecode, BeforeValidator(_ports)] = (2200, 2299)
     guest_networks: Annotated[str, AfterValidator(_network)] = "10.64.0.0/12"
     worker_limit: int = 10

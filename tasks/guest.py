@@ -37,6 +37,8 @@ def spec_of(b: Blueprint, volume: str) -> DomainSpec:
         vcpus=b.vcpus,
         memory_mib=b.memory_mib,
         virt_type=b.host.virt_type,
+        max_vcpus=b.max_vcpus,
+        max_memory_mib=b.max_memory_mib,
         disks=(DiskSpec(path=storage.volume_path(connection, POOL, volume), target="vda"),),
         nics=(NicSpec(network=b.network.name, mac=b.mac),),
         console_log_path=Path(console_log(b.server_id)),

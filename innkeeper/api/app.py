@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from innkeeper.api import (
     audit,
     events,
+    foresight,
     health,
     hosts,
     images,
@@ -81,6 +82,7 @@ def create_app() -> FastAPI:
         app.include_router(resource.router, prefix=PREFIX, responses=guarded)
     app.include_router(health.router, include_in_schema=False)  # where Prometheus looks first
     problems.install(app)
+    foresight.install(app)
     app.add_middleware(Envelope, metrics=metrics)
     schema.install(app)
     return app

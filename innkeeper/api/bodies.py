@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from innkeeper.domain.specs import Line, Name, check_line
+from innkeeper.domain.specs import Line, MaintenanceWindow, Name, check_line
 from innkeeper.services.views import ApiKeyView, Role
 
 _LARGEST = 2**31 - 1  # what the database's integer holds
@@ -123,6 +123,17 @@ class ImageRequest(Body):
         default=None, description="Expected checksum of what is fetched"
     )
     login_user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "debian"
+
+
+class ServerChange(Body):
+    """Fields of a server to change; those left out stay."""
+
+    description: Line = ""
+    maintenance_window: MaintenanceWindow | None = Field(
+        default=None,
+        description="When it may be interrupted without being asked, in UTC; null: never",
+        examples=["Sun 02:00-04:00"],
+    )
 
 
 class SnapshotChange(Body):

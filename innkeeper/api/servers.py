@@ -8,7 +8,8 @@ from fastapi.openapi.models import Example
 from pydantic import BaseModel
 
 from innkeeper.api.access import Anyone, GuardedRoute, OwningProject, VisibleProject, actor
-from innkeeper.api.bodies import ConsoleLog, RootPassword
+from innkeeper.api.bodies import ConsoleLog, RootPassword, ServerChange
+from innkeeper.api.foresight import FORESEEN, PLANNED, foresight
 from innkeeper.api.parameters import (
     ACCEPTED_HEADERS,
     Cursor,
@@ -24,6 +25,7 @@ from innkeeper.domain.specs import (
     NoParameters,
     RebootRequest,
     RebuildRequest,
+    ResizeRequest,
     ServerRequest,
     StopRequest,
     SuspendRequest,
@@ -34,9 +36,9 @@ from innkeeper.services.views import OperationView, Page, Principal, ServerView
 router = APIRouter(prefix="/servers", tags=["servers"], route_class=GuardedRoute)
 
 ACCEPTED: dict[int | str, dict[str, Any]] = {
-    202: {"headers": ACCEPTED_HEADERS, "description": "Accepted: follow the operation"}
+    202: {"headers": ACCEPTED_HEADERS, "description": "Accepted: follow the operation"},
+    **PLANNED,
 }
-
 
 EXAMPLE_KEY = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBGyoPZtVgB1SpLRnmCJp0v6RTwTq0SH6lvYfyK0dcyX alice@desk"
@@ -57,7 +59,12 @@ EXAMPLES: dict[str, Example] = {
 }
 
 
-@router.post("", status_code=202, responses={**ACCEPTED, **documented(404, 409, 413)})
+@router.post(
+    "",
+    status_code=202,
+    responses={**ACCEPTED, **documented(404, 409, 413)},
+    dependencies=[FORESEEN],
+)
 def create_server(
     *,
     body: Annotated[ServerRequest, Body(openapi_examples=EXAMPLES)],
@@ -69,7 +76,11 @@ def create_server(
 ) -> OperationView:
     """Ask for a server. What it takes is reserved when this answers; building it takes longer."""
     operation = accept.create_server(
-        body, project_id=project_id, actor=actor(principal), idempotency_key=idempotency_key
+        body,
+        project_id=project_id,
+        actor=actor(principal),
+        idempotency_key=idempotency_key,
+        foresight=foresight(request),
     )
     request.app.state.starter.start(operation)
     point_to(response, operation)
@@ -105,6 +116,19 @@ def list_servers(
 def get_server(server_id: UUID, principal: Anyone) -> ServerView:
     """Show a server."""
     return servers.get(server_id, principal.project_id)
+
+
+@router.patch("/{server_id}", responses=documented(404, 413))
+def change_server(
+    server_id: UUID, principal: Anyone, body: ServerChange | None = None
+) -> ServerView:
+    """Change what is said of a server: fields that are left out stay."""
+    return servers.change(
+        server_id,
+        body.model_dump(exclude_unset=True) if body else {},
+        project_id=principal.project_id,
+        actor=actor(principal),
+    )
 
 
 @router.get("/{server_id}/console-log", responses=documented(404))
@@ -145,13 +169,19 @@ def ask(
         project_id=principal.project_id,
         actor=actor(principal),
         idempotency_key=idempotency_key,
+        foresight=foresight(request),
     )
     request.app.state.starter.start(operation)
     point_to(response, operation)
     return operation
 
 
-@router.delete("/{server_id}", status_code=202, responses={**ACCEPTED, **documented(404, 409)})
+@router.delete(
+    "/{server_id}",
+    status_code=202,
+    responses={**ACCEPTED, **documented(404, 409)},
+    dependencies=[FORESEEN],
+)
 def delete_server(
     server_id: UUID,
     principal: Anyone,
@@ -200,6 +230,7 @@ def _action(verb: Verb, model: type[BaseModel], summary: str) -> None:
         f"/{{server_id}}/actions/{verb}",
         status_code=202,
         responses={**ACCEPTED, **documented(404, 409, 413)},
+        dependencies=[FORESEEN],
     )(act)
 
 
@@ -210,3 +241,4 @@ _action(Verb.REBUILD, RebuildRequest, "Give a server a fresh root disk; its data
 _action(Verb.SUSPEND, SuspendRequest, "Suspend a server: its memory is kept, nothing in it ends.")
 _action(Verb.RESUME, NoParameters, "Wake a suspended server where it stood.")
 _action(Verb.CONFIGURE, ConfigureRequest, "Apply Ansible roles to a running server.")
+_action(Verb.RESIZE, ResizeRequest, "Give a server another size, live where that is possible.")

@@ -8,6 +8,7 @@ from fastapi.openapi.models import Example
 
 from innkeeper.api.access import Anyone, GuardedRoute, actor
 from innkeeper.api.bodies import SnapshotChange
+from innkeeper.api.foresight import FORESEEN
 from innkeeper.api.parameters import Cursor, IdempotencyKey, Limit
 from innkeeper.api.problems import documented
 from innkeeper.api.servers import ACCEPTED, ask
@@ -29,7 +30,12 @@ EXAMPLES: dict[str, Example] = {
 }
 
 
-@router.post("", status_code=202, responses={**ACCEPTED, **documented(404, 409, 413)})
+@router.post(
+    "",
+    status_code=202,
+    responses={**ACCEPTED, **documented(404, 409, 413)},
+    dependencies=[FORESEEN],
+)
 def create_snapshot(
     *,
     server_id: UUID,
@@ -79,7 +85,12 @@ def change_snapshot(
     )
 
 
-@router.delete("/{snapshot_id}", status_code=202, responses={**ACCEPTED, **documented(404, 409)})
+@router.delete(
+    "/{snapshot_id}",
+    status_code=202,
+    responses={**ACCEPTED, **documented(404, 409)},
+    dependencies=[FORESEEN],
+)
 def delete_snapshot(
     server_id: UUID,
     snapshot_id: UUID,
@@ -101,7 +112,10 @@ def delete_snapshot(
 
 
 @router.post(
-    "/{snapshot_id}/actions/revert", status_code=202, responses={**ACCEPTED, **documented(404, 409)}
+    "/{snapshot_id}/actions/revert",
+    status_code=202,
+    responses={**ACCEPTED, **documented(404, 409)},
+    dependencies=[FORESEEN],
 )
 def revert_server(
     server_id: UUID,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from innkeeper.cli import output
+from innkeeper.cli import foresight, output
 from innkeeper.cli.client import Client, Json
 from innkeeper.cli.failures import CliFailure, OperationFailed
 from innkeeper.cli.login import command_line, parsed_server
@@ -49,12 +49,19 @@ def conclude(
 ) -> None:
     """Print the operations, after their end when `wait`; then raise the first failure.
 
+    Of a dry run they are plans.
+
     `wanted` is the end that counts as success: a cancel wants its operation cancelled.
 
     Raises:
         CliFailure: the first refusal; OperationFailed when an operation did not succeed.
     """
     failed = list(failures)
+    if foresight.dry_run():
+        foresight.show(operations, fmt, several=several)
+        if failed:
+            raise failed[0]
+        return
     if wait and operations:
         operations = _ended(client, operations)
         failed += [_failure(entry) for entry in operations if entry["phase"] != wanted]

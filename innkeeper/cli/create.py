@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from innkeeper.cli import accepted, request
+from innkeeper.cli import accepted, foresight, request
 from innkeeper.cli.client import Json, connect
 from innkeeper.cli.options import Output, Project, Repeatable, Wait
 from innkeeper.cli.output import Format
 
 
+@foresight.plannable
 def create(
     name: Annotated[str, typer.Argument(help="Host name of the server, unique in its project.")],
     *,
@@ -80,7 +81,11 @@ def create(
         def ask(server: str) -> Json:
             key = f"{idempotency_key}/{server}" if idempotency_key else None
             answer: Json = client.post(
-                "/servers", {**body, "name": server}, idempotency_key=key, project=project
+                "/servers",
+                {**body, "name": server},
+                idempotency_key=key,
+                project=project,
+                **foresight.query(),
             )
             return answer
 

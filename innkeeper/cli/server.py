@@ -3,13 +3,14 @@
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from innkeeper.cli import accepted, login, lookup, request
+from innkeeper.cli import foresight, login, lookup, request
 from innkeeper.cli import output as out
-from innkeeper.cli.client import Client, Json, connect
+from innkeeper.cli.acting import act as _act
+from innkeeper.cli.client import connect
 from innkeeper.cli.create import create
 from innkeeper.cli.failures import UsageFailure
 from innkeeper.cli.options import (
@@ -23,11 +24,14 @@ from innkeeper.cli.options import (
     Yes,
 )
 from innkeeper.cli.output import Format
+from innkeeper.cli.resize import change, resize
 from innkeeper.domain.lifecycle import Status
 from innkeeper.services.views import ServerView
 
 app = typer.Typer(no_args_is_help=True, help="Servers: create, look at, operate, delete.")
 app.command()(create)
+app.command()(resize)
+app.command("set")(change)
 
 
 @app.command("list")
@@ -86,6 +90,7 @@ def show(name: ServerName, project: Project = None, output: Output = Format.TABL
 
 
 @app.command()
+@foresight.plannable
 def start(
     names: ServerNames,
     *,
@@ -99,6 +104,7 @@ def start(
 
 
 @app.command()
+@foresight.plannable
 def stop(
     names: ServerNames,
     *,
@@ -120,6 +126,7 @@ def stop(
 
 
 @app.command()
+@foresight.plannable
 def reboot(
     names: ServerNames,
     *,
@@ -135,6 +142,7 @@ def reboot(
 
 
 @app.command()
+@foresight.plannable
 def suspend(
     names: ServerNames,
     *,
@@ -152,6 +160,7 @@ def suspend(
 
 
 @app.command()
+@foresight.plannable
 def resume(
     names: ServerNames,
     *,
@@ -165,6 +174,7 @@ def resume(
 
 
 @app.command()
+@foresight.plannable
 def rebuild(
     names: ServerNames,
     *,
@@ -176,12 +186,13 @@ def rebuild(
     output: Output = Format.TABLE,
 ) -> None:
     """Give servers a fresh root disk; identity and address stay, data on the disk is lost."""
-    out.confirm(f"Erase the root disk of {', '.join(names)}?", yes=yes)
+    out.confirm(f"Erase the root disk of {', '.join(names)}?", yes=yes or foresight.dry_run())
     body = {"image": image} if image else {}
     _act("rebuild", names, body, idempotency_key, project, wait=wait, output=output)
 
 
 @app.command()
+@foresight.plannable
 def configure(
     names: ServerNames,
     *,
@@ -203,6 +214,7 @@ def configure(
 
 
 @app.command()
+@foresight.plannable
 def delete(
     names: ServerNames,
     *,
@@ -213,7 +225,7 @@ def delete(
     output: Output = Format.TABLE,
 ) -> None:
     """Delete servers with everything that is theirs."""
-    out.confirm(f"Delete {', '.join(names)} and all their data?", yes=yes)
+    out.confirm(f"Delete {', '.join(names)} and all their data?", yes=yes or foresight.dry_run())
     _act("delete", names, {}, idempotency_key, project, wait=wait, output=output)
 
 
@@ -282,39 +294,6 @@ def password(name: ServerName, project: Project = None, output: Output = Format.
     typer.echo(answer["root_password"])
 
 
-def _act(
-    verb: str,
-    names: list[str],
-    body: dict[str, Any],
-    idempotency_key: str | None,
-    project: str | None,
-    *,
-    wait: bool,
-    output: Format,
-) -> None:
-    with connect() as client:
-
-        def ask(name: str) -> Json:
-            server_id = lookup.server(client, name, project)["id"]
-            key = f"{idempotency_key}/{server_id}" if idempotency_key else None
-            return _request(client, verb, server_id, body, key)
-
-        operations, failures = accepted.each(names, ask)
-        accepted.conclude(
-            client, operations, failures, wait=wait, fmt=output, several=len(names) > 1
-        )
-
-
-def _request(client: Client, verb: str, server_id: str, body: Json, key: str | None) -> Json:
-    path = f"/servers/{server_id}"
-    answer: Json = (
-        client.delete(path, idempotency_key=key)
-        if verb == "delete"
-        else client.post(f"{path}/actions/{verb}", body, idempotency_key=key)
-    )
-    return answer
-
-
 def _details(server: ServerView) -> list[tuple[str, object]]:
     size = f"{server.vcpus} vCPU, {server.memory_mib} MiB, {server.disk_gib} GiB disk"
     return [
@@ -332,6 +311,7 @@ def _details(server: ServerView) -> list[tuple[str, object]]:
         ("ssh", login.command_line(server) if server.ssh_port else None),
         ("host key", server.host_key),
         ("description", server.description),
+        ("maintenance", server.maintenance_window),
         ("root password", "not shown yet" if server.root_password_available else None),
         ("allowed now", ", ".join(server.allowed)),
         ("created", f"{server.created_at:%Y-%m-%d %H:%M:%S} ({out.ago(server.created_at)})"),

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from innkeeper.cli import accepted, lookup
+from innkeeper.cli import accepted, foresight, lookup
 from innkeeper.cli import output as out
 from innkeeper.cli.client import Client, Json, connect
 from innkeeper.cli.failures import Missing, UsageFailure
@@ -21,6 +21,7 @@ _MIB = 1 << 20
 
 
 @app.command()
+@foresight.plannable
 def create(
     server: ServerName,
     name: Annotated[str | None, typer.Argument(help="What to call it; else by the time.")] = None,
@@ -48,7 +49,7 @@ def create(
     body |= {"max_age": max_age} if max_age else {}
     with connect() as client:
         path = _path(client, server, project)
-        operation = client.post(path, body, idempotency_key=idempotency_key)
+        operation = client.post(path, body, idempotency_key=idempotency_key, **foresight.query())
         accepted.conclude(client, [operation], wait=wait, fmt=output)
 
 
@@ -167,6 +168,7 @@ def change(
 
 
 @app.command()
+@foresight.plannable
 def revert(
     server: ServerName,
     snapshot: SnapshotName,
@@ -178,17 +180,21 @@ def revert(
     output: Output = Format.TABLE,
 ) -> None:
     """Bring a server back to a snapshot; what it wrote since then is lost."""
-    out.confirm(f"Give up what {server} wrote since {snapshot}?", yes=yes)
+    out.confirm(f"Give up what {server} wrote since {snapshot}?", yes=yes or foresight.dry_run())
     with connect() as client:
         path = _path(client, server, project)
         identifier = _found(client, path, snapshot)["id"]
         operation = client.post(
-            f"{path}/{identifier}/actions/revert", {}, idempotency_key=idempotency_key
+            f"{path}/{identifier}/actions/revert",
+            {},
+            idempotency_key=idempotency_key,
+            **foresight.query(),
         )
         accepted.conclude(client, [operation], wait=wait, fmt=output)
 
 
 @app.command()
+@foresight.plannable
 def delete(
     server: ServerName,
     snapshot: SnapshotName,
@@ -200,11 +206,13 @@ def delete(
     output: Output = Format.TABLE,
 ) -> None:
     """Delete a snapshot; the server and its other snapshots stay as they are."""
-    out.confirm(f"Delete snapshot {snapshot} of {server}?", yes=yes)
+    out.confirm(f"Delete snapshot {snapshot} of {server}?", yes=yes or foresight.dry_run())
     with connect() as client:
         path = _path(client, server, project)
         identifier = _found(client, path, snapshot)["id"]
-        operation = client.delete(f"{path}/{identifier}", idempotency_key=idempotency_key)
+        operation = client.delete(
+            f"{path}/{identifier}", idempotency_key=idempotency_key, **foresight.query()
+        )
         accepted.conclude(client, [operation], wait=wait, fmt=output)
 
 

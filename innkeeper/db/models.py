@@ -17,14 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
 
-from innkeeper.db.types import EncryptedText, UtcDateTime
-
-_NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
+from innkeeper.db.types import NAMING, EncryptedText, UtcDateTime
 
 
 def now() -> datetime:
@@ -36,7 +29,7 @@ def now() -> datetime:
 class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
     """Base of all tables."""
 
-    metadata = MetaData(naming_convention=_NAMING)
+    metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
@@ -169,6 +162,9 @@ class Server(Base):
     vcpus: Mapped[int] = mapped_column(default=1)
     memory_mib: Mapped[int] = mapped_column(default=256)
     disk_gib: Mapped[int] = mapped_column(default=1)
+    max_vcpus: Mapped[int | None] = mapped_column(default=None)  # None: no more than it has
+    max_memory_mib: Mapped[int | None] = mapped_column(default=None)
+    maintenance_window: Mapped[str | None] = mapped_column(String(32), default=None)
     reserved: Mapped[bool] = mapped_column(default=True)
     request: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
     user_data: Mapped[str | None] = mapped_column(

@@ -34,6 +34,7 @@ class Verb(StrEnum):
     SNAPSHOT = "snapshot"
     REVERT = "revert"
     DELETE_SNAPSHOT = "delete-snapshot"
+    RESIZE = "resize"
 
 
 class Phase(StrEnum):
@@ -81,6 +82,7 @@ TRANSITIONS: dict[Verb, Transition] = {
     # With the memory it ends active: an operation may name its end, see `ending`.
     Verb.REVERT: Transition(_LIVE, None, None),
     Verb.DELETE_SNAPSHOT: Transition(_LIVE, None, None),
+    Verb.RESIZE: Transition(_LIVE, None, None),
 }
 
 IRREVOCABLE = frozenset({Verb.DELETE, Verb.DELETE_SNAPSHOT})

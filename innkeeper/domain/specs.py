@@ -15,7 +15,7 @@ from pydantic import (
     field_validator,
 )
 
-from innkeeper.domain import cloudconfig
+from innkeeper.domain import cloudconfig, maintenance
 
 Name = Annotated[
     str,
@@ -91,6 +91,12 @@ Package = Annotated[str, AfterValidator(check_package)]
 Line = Annotated[str, StringConstraints(max_length=1024), AfterValidator(check_line)]
 
 
+MaintenanceWindow = Annotated[
+    str, StringConstraints(max_length=32), AfterValidator(maintenance.check)
+]
+"""When a server may be interrupted, in UTC: `Sun 02:00-04:00` or `daily 23:30-00:30`."""
+
+
 class RoleRequest(BaseModel):
     """An Ansible role to apply to the server, with its variables."""
 
@@ -137,6 +143,11 @@ class ServerRequest(BaseModel):
     )
     root_password: bool = Field(
         default=False, description="Make a root password for the console; it is shown once"
+    )
+    maintenance_window: MaintenanceWindow | None = Field(
+        default=None,
+        description="When it may be interrupted without being asked, in UTC",
+        examples=["Sun 02:00-04:00"],
     )
     description: Line = Field(default="", description="Free text, shown in lists")
 
@@ -247,6 +258,30 @@ class DeleteSnapshotRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     snapshot: Chosen = Field(description="Name or id of one of the server's snapshots")
+
+
+class ResizeRequest(BaseModel):
+    """The size that a server is to have: a plan's, or numbers; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    plan: Annotated[str, StringConstraints(max_length=64), AfterValidator(check_line)] | None = (
+        Field(default=None, description="Name of a plan; its disk counts only if it is larger")
+    )
+    vcpus: int | None = Field(default=None, ge=1, le=32)
+    memory_mib: int | None = Field(
+        default=None, ge=64, le=65536, description="512 or more, unless a plan has less"
+    )
+    disk_gib: int | None = Field(
+        default=None, ge=1, le=65536, description="Root disk in GiB; it only grows"
+    )
+    allow_power_cycle: bool = Field(
+        default=False, description="Power the server off and on if it cannot be done while it runs"
+    )
+    expand: Literal["online", "offline"] = Field(
+        default="online",
+        description="Grow the guest's file system with its disk: now, or at its next boot",
+    )
 
 
 class NoParameters(BaseModel):

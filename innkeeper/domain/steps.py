@@ -56,6 +56,17 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "old-layer",
     ),
     Verb.DELETE_SNAPSHOT: ("merge", "forget-snapshot", "remove-layer"),
+    # What can be undone comes first: a grown disk stays grown, a plugged vCPU stays plugged.
+    Verb.RESIZE: (
+        "turn-off",
+        "reshape",
+        "balloon",
+        "grow-disk",
+        "expand",
+        "plug-vcpus",
+        "turn-on",
+        "adopt-shape",
+    ),
 }
 
 

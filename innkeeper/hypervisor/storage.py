@@ -112,6 +112,46 @@ def ensure_volume(
         return _create(live, wanted)
 
 
+def capacity(conn: libvirt.virConnect, pool: str, name: str) -> int:
+    """Return the size of a volume in bytes, as its own header has it now.
+
+    Raises:
+        VolumeAbsent, PoolAbsent: there is none.
+    """
+    with _turn(conn, pool) as live:
+        _refresh(live)
+        return int(_volume(live, name).info()[1])
+
+
+def grow(conn: libvirt.virConnect, pool: str, name: str, capacity_bytes: int) -> None:
+    """See that a volume that nobody has open has at least that size.
+
+    The test driver cannot: there, and only there, a new empty one stands for the grown one.
+
+    Raises:
+        VolumeAbsent, PoolAbsent: there is none.
+        PoolFull, PoolBusy, DiskLocked: as they say.
+    """
+    with _turn(conn, pool) as live:
+        _refresh(live)
+        volume = _volume(live, name)
+        if int(volume.info()[1]) >= capacity_bytes:
+            return
+        if conn.getType() != "TEST":
+            volume.resize(capacity_bytes)
+            return
+        there = parse(volume.XMLDesc(0)).findtext("backingStore/path")
+        grown = Volume(
+            name=name,
+            capacity=capacity_bytes,
+            format="qcow2",
+            backing_path=Path(there) if there else None,
+            backing_format="qcow2" if there else None,
+        )
+        volume.delete(0)
+        _create(live, grown)
+
+
 def upload(
     conn: libvirt.virConnect,
     pool: str,

@@ -4,11 +4,9 @@ Every way in (API, CLI, Prefect UI) comes through here, so 50 parallel requests 
 10 give exactly 10 servers. Locks are taken in one order: project, then hosts by id.
 """
 
-import hashlib
 import json
 import secrets
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID, uuid4
 
 import bcrypt
@@ -44,13 +42,13 @@ from innkeeper.errors import (
     NoHostFits,
     NotFound,
 )
-from innkeeper.services import events, layering, reservations
+from innkeeper.services import events, layering, planning, reservations, resizing
 from innkeeper.services.archive import is_current
+from innkeeper.services.idempotency import KEY_TAKEN, digest_of, repetition
 from innkeeper.services.operations import view
+from innkeeper.services.planning import ACT, Foresight
 from innkeeper.services.views import OperationView
 
-KEY_LIMIT = 255
-KEY_TAKEN = "This idempotency key was used for another request: send a new key, or the same body."
 _KEY_COLUMN = "idempotency_key"  # both databases name it when it is not unique
 
 
@@ -77,27 +75,6 @@ def _make_secrets(*, with_password: bool) -> _Secrets:
     password = secrets.token_urlsafe(18) if with_password else None
     hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(rounds=10)) if password else None
     return _Secrets(private, public.decode(), password, hashed.decode() if hashed else None)
-
-
-def _digest(verb: Verb, subject: str, body: dict[str, Any]) -> str:
-    text = json.dumps([verb, subject, body], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _repeated(session: Session, project_id: UUID, key: str | None, digest: str) -> Operation | None:
-    """Return the operation that this idempotency key already made."""
-    if key is None:
-        return None
-    if not 1 <= len(key) <= KEY_LIMIT or not key.isprintable():
-        raise InvalidRequest(f"An idempotency key has 1 to {KEY_LIMIT} printable characters.")
-    operation = session.scalar(
-        select(Operation).where(
-            Operation.project_id == project_id, Operation.idempotency_key == key
-        )
-    )
-    if operation is not None and operation.request_hash != digest:
-        raise Conflict(KEY_TAKEN)
-    return operation
 
 
 def ready_image(session: Session, name: str) -> Image:
@@ -127,11 +104,17 @@ def check_roles(roles: list[RoleRequest]) -> None:
 
 
 def create_server(
-    request: ServerRequest, *, project_id: UUID, actor: str, idempotency_key: str | None = None
+    request: ServerRequest,
+    *,
+    project_id: UUID,
+    actor: str,
+    idempotency_key: str | None = None,
+    foresight: Foresight = ACT,
 ) -> OperationView:
     """Accept a request for a server and return its queued operation.
 
     Raises:
+        Foreseen: it was a dry run; the plan is in it.
         QuotaExceeded, NoHostFits, ForwardPortsExhausted, NotFound, InvalidRequest, Conflict:
             nothing was reserved. A refusal by placement is kept as an event with its verdict.
     """
@@ -140,8 +123,12 @@ def create_server(
     verdicts: list[Verdict] = []
     try:
         with transaction() as session:
-            return _create(session, request, made, project_id, actor, idempotency_key, verdicts)
+            return _create(
+                session, request, made, project_id, actor, idempotency_key, verdicts, foresight
+            )
     except (NoHostFits, ForwardPortsExhausted) as refusal:
+        if foresight.dry_run:
+            raise
         with transaction() as session:
             events.record(
                 session,
@@ -166,15 +153,16 @@ def _create(
     actor: str,
     key: str | None,
     verdicts: list[Verdict],
+    foresight: Foresight,
 ) -> OperationView:
     body = request.model_dump(mode="json")
-    digest = _digest(Verb.CREATE, request.name, body)
+    digest = digest_of(Verb.CREATE, request.name, body)
     project = session.scalar(
         select(Project).where(Project.id == project_id).with_for_update(of=Project, key_share=True)
     )
     if project is None:
         raise NotFound("There is no such project.")
-    if repeated := _repeated(session, project_id, key, digest):
+    if not foresight.dry_run and (repeated := repetition(session, project_id, key, digest)):
         return view(session, repeated)
     if session.scalar(
         select(Server.id).where(
@@ -206,6 +194,7 @@ def _create(
     server = _server(request, made, project_id, host, image, plan, demand)
     session.add(server)
     session.flush()
+    seen = planning.look(session, server, Verb.CREATE, request, foresight)
     session.add(
         Disk(
             server_id=server.id,
@@ -220,7 +209,7 @@ def _create(
         server_id=server.id,
         verb=Verb.CREATE,
         actor=actor,
-        idempotency_key=key,
+        idempotency_key=None if foresight.dry_run else key,
         request_hash=digest,
         request={"image": image.name, "plan": plan.name},
         previous_status=Status.REQUESTED,
@@ -239,6 +228,7 @@ def _create(
         reason=f"placed on {host.name}",
         after={"status": Status.REQUESTED, "host": host.name},
     )
+    planning.tell(session, seen, server, operation)
     return view(session, operation)
 
 
@@ -252,6 +242,7 @@ def _server(
     demand: Demand,
 ) -> Server:
     open_fields = {"ssh_keys", "packages", "static_address"}
+    shape = resizing.fresh_shape(demand, host)
     return Server(
         project_id=project_id,
         name=request.name,
@@ -262,6 +253,8 @@ def _server(
         vcpus=demand.vcpus,
         memory_mib=demand.memory_mib,
         disk_gib=demand.disk_gib,
+        max_vcpus=shape.max_vcpus,
+        max_memory_mib=shape.max_memory_mib,
         request=request.model_dump(mode="json", include=open_fields),
         user_data=request.user_data,
         runcmd=json.dumps(request.runcmd),
@@ -270,6 +263,7 @@ def _server(
         root_password_hash=made.root_password_hash,
         host_key_private=made.host_key_private,
         host_key_public=made.host_key_public,
+        maintenance_window=request.maintenance_window,
         description=request.description,
     )
 
@@ -290,10 +284,12 @@ def request(
     project_id: UUID | None,
     actor: str,
     idempotency_key: str | None = None,
+    foresight: Foresight = ACT,
 ) -> OperationView:
     """Accept a verb on an existing server and return its queued operation.
 
     Raises:
+        Foreseen: it was a dry run; the plan is in it.
         NotFound: no such server in the project.
         Conflict: its status does not allow the verb, or another operation holds it.
         InvalidRequest: the parameters contradict a rule.
@@ -302,14 +298,15 @@ def request(
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
     with transaction() as session:
-        if verb is Verb.SNAPSHOT:
+        if verb in {Verb.SNAPSHOT, Verb.RESIZE}:
             layering.lock_quota(session, server_id)
         server = session.get(Server, server_id, with_for_update=True)
         if server is None or (project_id is not None and server.project_id != project_id):
             raise NotFound("There is no such server: see `innkeeper server list`.")
         plain = body.model_dump(mode="json")
-        digest = _digest(verb, str(server_id), plain)
-        if repeated := _repeated(session, server.project_id, idempotency_key, digest):
+        digest = digest_of(verb, str(server_id), plain)
+        key = None if foresight.dry_run else idempotency_key
+        if repeated := repetition(session, server.project_id, key, digest):
             return view(session, repeated)
         if server.operation_id is not None:
             raise Conflict(
@@ -319,7 +316,9 @@ def request(
         require_allowed(verb, Status(server.status))
         if isinstance(body, RebuildRequest) and body.image:
             _check_disk(ready_image(session, body.image), server.disk_gib)
+        seen = planning.look(session, server, verb, body, foresight)
         plain |= layering.prepare(session, server, body, verb)
+        plain |= resizing.prepare(session, server, body, dry_run=foresight.dry_run)
         roles = plain.pop("roles", None)
         operation = Operation(
             id=uuid4(),
@@ -327,7 +326,7 @@ def request(
             server_id=server.id,
             verb=verb,
             actor=actor,
-            idempotency_key=idempotency_key,
+            idempotency_key=key,
             request_hash=digest,
             request=plain,
             secret_request=json.dumps(roles) if roles is not None else None,
@@ -358,6 +357,7 @@ def request(
             operation_id=operation.id,
             before={"status": server.status},
         )
+        planning.tell(session, seen, server, operation)
         if verb is Verb.DELETE and not server.reserved:
             session.refresh(server)
             _delete_record(session, server, operation)

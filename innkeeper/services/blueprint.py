@@ -1,7 +1,7 @@
 """Everything that a step needs to know of one server, read in one query."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
 from uuid import UUID
 
@@ -25,8 +25,10 @@ from innkeeper.db.models import (
 from innkeeper.domain import naming
 from innkeeper.domain.layers import Layer, Layers
 from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.resizing import Resize
 from innkeeper.domain.specs import RoleRequest
 from innkeeper.errors import NotFound
+from innkeeper.services import resizing
 
 VirtType = Literal["kvm", "qemu", "test"]
 
@@ -111,6 +113,8 @@ class Blueprint:
     vcpus: int
     memory_mib: int
     disk_gib: int
+    max_vcpus: int
+    max_memory_mib: int
     host: HostBlueprint
     network: NetworkBlueprint
     image: ImageBlueprint
@@ -130,6 +134,7 @@ class Blueprint:
     verdict: dict[str, Any] | None
     step_data: dict[str, Any] = field(default_factory=dict)
     step_was_done: bool = False
+    resize: Resize | None = None
     roles: tuple[RoleRequest, ...] = field(default=(), repr=False)
     user_data: str | None = field(default=None, repr=False)
     host_key_private: str = field(default="", repr=False)
@@ -205,6 +210,22 @@ class Blueprint:
         return Layers(self.disk_image.volume, tuple(frozen), self.root_volume, self.lies_on)
 
     @property
+    def way(self) -> Resize:
+        """The resize that is at work.
+
+        Raises:
+            NotFound: it is another verb that is.
+        """
+        if self.resize is None:
+            raise NotFound("No resize is at work.")
+        return self.resize
+
+    @property
+    def resized(self) -> "Blueprint":
+        """The server in the shape that it is to have."""
+        return replace(self, **asdict(self.way.after))
+
+    @property
     def disk_bytes(self) -> int:
         """Size of the root disk in bytes."""
         return self.disk_gib << 30
@@ -264,6 +285,8 @@ def load(
     verb = Verb(operation.verb)
     snapshots = _snapshots(session, server.id) if verb in _ON_SNAPSHOTS else ()
     roles = json.loads(operation.secret_request or server.role_requests or "[]")
+    way = resizing.way(operation)
+    shape = way.before if way else resizing.shape_of(server)  # the row has what is held meanwhile
     return Blueprint(
         server_id=server.id,
         project_id=server.project_id,
@@ -275,9 +298,7 @@ def load(
         description=server.description,
         status=Status(server.status),
         previous_status=Status(operation.previous_status) if operation.previous_status else None,
-        vcpus=server.vcpus,
-        memory_mib=server.memory_mib,
-        disk_gib=server.disk_gib,
+        **asdict(shape),
         host=HostBlueprint(
             host.id,
             host.name,
@@ -309,6 +330,7 @@ def load(
         verdict=operation.verdict,
         step_data=dict(step.data) if step else {},
         step_was_done=done,
+        resize=way,
         roles=tuple(RoleRequest.model_validate(role) for role in roles),
         user_data=server.user_data,
         host_key_private=server.host_key_private or "",

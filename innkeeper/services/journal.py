@@ -36,7 +36,7 @@ from innkeeper.domain.lifecycle import (
 )
 from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
-from innkeeper.services import blueprint, events, layering, policies
+from innkeeper.services import blueprint, events, layering, policies, resizing
 from innkeeper.services.blueprint import Blueprint
 
 Made = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
@@ -321,6 +321,7 @@ def undone(held: Claim) -> None:
         server.status = TRANSITIONS[held.verb].undone or previous
         server.fault = operation.error
         layering.settle(session, operation)
+        resizing.settle(session, operation)
         if held.verb is Verb.CREATE and not has_artifacts(session, server.id):
             release(session, server)
         phase = Phase.CANCELLED if operation.cancel_requested else Phase.FAILED

@@ -21,7 +21,7 @@ from innkeeper.db.models import (
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, allowed_verbs
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import events, journal, paging
+from innkeeper.services import events, journal, paging, resizing
 from innkeeper.services.views import Page, ServerView
 
 
@@ -73,6 +73,7 @@ def _view(row: Row[Any]) -> ServerView:
         host_key=server.host_key_public,
         fault=server.fault,
         description=server.description,
+        maintenance_window=server.maintenance_window,
         root_password_available=has_password,
         allowed=[] if server.operation_id else allowed_verbs(status),
         created_at=server.created_at,
@@ -178,6 +179,33 @@ def reveal_root_password(server_id: UUID, project_id: UUID | None, actor: str) -
         return password
 
 
+def change(
+    server_id: UUID, fields: dict[str, Any], *, project_id: UUID | None, actor: str
+) -> ServerView:
+    """Change what is said of a server, its description or maintenance window.
+
+    Raises:
+        NotFound: no such server in the project.
+    """
+    with transaction() as session:
+        server = _visible(session, server_id, project_id)
+        before = {name: getattr(server, name) for name in fields}
+        for name, value in fields.items():
+            setattr(server, name, value)
+        if fields != before:
+            events.record(
+                session,
+                "server.changed",
+                actor=actor,
+                project_id=server.project_id,
+                server_id=server.id,
+                before=before,
+                after=fields,
+            )
+        session.flush()
+        return _view(session.execute(_details([server_id])).one())
+
+
 def adopt_volume(held: Claim, volume: str) -> None:
     """Make a rebuilt disk the server's root disk; from here on there is no way back.
 
@@ -195,3 +223,44 @@ def adopt_volume(held: Claim, volume: str) -> None:
             server.image_id = disk.image_id = image.id
         operation.request = operation.request | {"old_volume": disk.volume}
         disk.volume = volume
+
+
+def keep(held: Claim, **sizes: int) -> None:
+    """Note what a resize has changed for good, `vcpus` or `disk_gib`: an undo leaves that.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        operation = journal.hold(session, held)
+        operation.request = operation.request | {"before": operation.request["before"] | sizes}
+        if "disk_gib" in sizes:
+            disk = session.scalars(select(Disk).where(Disk.server_id == held.server_id)).one()
+            disk.size_gib = sizes["disk_gib"]
+
+
+def adopt_shape(held: Claim) -> None:
+    """Make the shape that a resize has brought about the server's; what shrank is given back.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        operation = journal.hold(session, held)
+        way, server = resizing.way(operation), session.get_one(Server, held.server_id)
+        if way is None or operation.request.get("adopted"):
+            return
+        resizing.give(server, way.after)
+        if plan_id := operation.request["plan_id"]:
+            server.plan_id = UUID(plan_id)
+        operation.request = operation.request | {"adopted": True}
+        events.record(
+            session,
+            "server.resized",
+            actor=operation.actor,
+            project_id=server.project_id,
+            server_id=server.id,
+            operation_id=operation.id,
+            before=operation.request["shape"],
+            after=operation.request["after"],
+        )

@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from innkeeper.domain.lifecycle import Phase, Status, Verb
+from innkeeper.domain.planning import Effect
 
 T = TypeVar("T")
 Role = Literal["admin", "operator", "user"]
@@ -57,6 +58,7 @@ class ServerView(View):
     host_key: str
     fault: str | None
     description: str
+    maintenance_window: str | None = None
     root_password_available: bool
     allowed: list[Verb]
     created_at: datetime
@@ -142,6 +144,50 @@ class OperationView(View):
     steps: list[StepView]
 
 
+class ChangeView(View):
+    """One change of a plan; null: there is nothing before, or after."""
+
+    effect: Effect
+    subject: str
+    before: str | None
+    after: str | None
+
+
+class HostRoom(View):
+    """What is free on the server's host when the plan is carried out."""
+
+    name: str
+    free_vcpus: int
+    free_memory_mib: int
+    free_disk_gib: int
+
+
+class QuotaRoom(View):
+    """What the project's quota leaves when the plan is carried out; null: no limit."""
+
+    servers: int | None
+    vcpus: int | None
+    memory_mib: int | None
+    disk_gib: int | None
+    snapshots: int | None
+    snapshot_gib: int | None
+
+
+class ChangePlan(View):
+    """What a request would do; send it again with `plan=DIGEST` to have just that done."""
+
+    verb: Verb
+    server_id: UUID | None
+    server: str
+    changes: list[ChangeView]
+    interruption: str
+    host: HostRoom | None
+    quota: QuotaRoom
+    warnings: list[str]
+    steps: list[str]
+    digest: str
+
+
 class HostView(View):
     """A host, its size and what is reserved of it."""
 
@@ -164,6 +210,32 @@ class HostView(View):
     reserved_disk_gib: int = 0
     servers: int = 0
     created_at: datetime
+
+
+class Size(View):
+    """vCPUs, memory and disk."""
+
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+
+
+class HostAllocation(View):
+    """A host's size with overcommit, what servers hold of it, and what is left."""
+
+    name: str
+    enabled: bool
+    limit: Size
+    allocated: Size
+    free: Size
+
+
+class ResourceLimits(View):
+    """How large a server may be, and what hosts have; only operators see hosts."""
+
+    smallest: Size
+    largest: Size
+    hosts: list[HostAllocation]
 
 
 class ImageView(View):

@@ -304,6 +304,7 @@ def open_estate() -> Iterator[Estate]:
         "INNKEEPER_STALE_AFTER_SECONDS": str(STALE_SECONDS),
         "INNKEEPER_REACHABLE_SECONDS": str(REACHABLE_SECONDS),
         "INNKEEPER_RATE_LIMIT": "100000/minute",
+        "INNKEEPER_MEMORY_HEADROOM": "2",  # so that memory can grow while a guest runs
     }
     with _told_to_end(), disposable_stack("ik-e2e-", given, ["INNKEEPER_CACHE"]) as stack:
         lab = stack.add_lab_hosts(2, first_index=FIRST_INDEX)

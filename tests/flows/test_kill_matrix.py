@@ -22,18 +22,29 @@ from sabotage import Point
 
 from innkeeper import dispatch
 from innkeeper.db import migrate
-from innkeeper.db.models import Artifact, Host, Image, Operation, Plan, Project, Quota, Server
+from innkeeper.db.models import (
+    Artifact,
+    Disk,
+    Host,
+    Image,
+    Operation,
+    Plan,
+    Project,
+    Quota,
+    Server,
+)
 from innkeeper.db.session import engine_for, transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
 from innkeeper.domain.naming import POOL, server_of
 from innkeeper.domain.specs import (
     DeleteSnapshotRequest,
+    ResizeRequest,
     RevertRequest,
     ServerRequest,
     SnapshotRequest,
 )
 from innkeeper.domain.steps import STEPS
-from innkeeper.hypervisor import guest, network, storage
+from innkeeper.hypervisor import guest, network, shape, storage
 from innkeeper.hypervisor.connection import connect, forget
 from innkeeper.lab.fleet import Lab
 from innkeeper.services import accept, identity, operations, reconcile, servers, snapshots, survey
@@ -50,11 +61,14 @@ pytestmark = [
 ]
 
 SILENCE = 0.4
+_BARE = {Verb.REBUILD, Verb.RESIZE}
+"""Verbs that some snapshots are in the way of."""
 FAILING = {
     Verb.CREATE: "verify",
     Verb.REBUILD: "verify",
     Verb.SNAPSHOT: "adopt-snapshot",
     Verb.REVERT: "adopt-layer",
+    Verb.RESIZE: "adopt-shape",
 }
 POINTS = [point for verb in Verb for point in sabotage.points(verb)]
 UNDO_POINTS = [
@@ -79,11 +93,11 @@ class Stage:
         self.made.append(view.server_id)
         return view
 
-    def accept(self, verb: Verb) -> OperationView:
+    def accept(self, verb: Verb, body: BaseModel | None = None) -> OperationView:
         """Have a verb accepted, on a server whose status allows it."""
         if verb is Verb.CREATE:
             return self.create()
-        if verb is Verb.REBUILD and self.standing and snapshots.page(self.standing).items:
+        if verb in _BARE and self.standing and snapshots.page(self.standing).items:
             self.standing = None  # they are in its way
         if self.standing is None:
             view = self.create()
@@ -94,7 +108,7 @@ class Stage:
         while (status := servers.get(server_id).status) not in allowed:
             away = Verb.SUSPEND if Status.SUSPENDED in allowed else Verb.STOP
             self.do({Status.STOPPED: Verb.START, Status.SUSPENDED: Verb.RESUME}.get(status, away))
-        body = self.prepare(verb)
+        body = body or self.prepare(verb)
         if verb is Verb.DELETE:
             self.standing = None
         return accept.request(verb, server_id, body, project_id=None, actor="tester")
@@ -120,6 +134,14 @@ class Stage:
             return SnapshotRequest(memory=status is Status.ACTIVE)
         if verb is Verb.DELETE and status in TRANSITIONS[Verb.SNAPSHOT].allowed:
             self.snapshot()
+        if verb is Verb.RESIZE:  # with a power cycle, if it runs
+            now = servers.get(self.standing)
+            return ResizeRequest(  # there and back
+                vcpus=1 if now.vcpus > 1 else 2,
+                memory_mib=512 if now.memory_mib < 512 else 192,
+                disk_gib=now.disk_gib + 1,
+                allow_power_cycle=True,
+            )
         if verb is Verb.REVERT:
             return RevertRequest(snapshot=self.snapshot())
         if verb is Verb.DELETE_SNAPSHOT:  # in the middle of a chain, and with a branch
@@ -152,6 +174,7 @@ def stage(prefect_server: str) -> Iterator[Stage]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("INNKEEPER_HOME", str(place))
         patch.setenv("INNKEEPER_STALE_AFTER_SECONDS", str(SILENCE))
+        patch.setenv("INNKEEPER_MEMORY_HEADROOM", "2")
         patch.delenv("DATABASE_URL", raising=False)
         patch.setattr(dispatch, "dispatch", lambda view: sabotage.carry(view.verb, view.id))
         _forget()
@@ -238,6 +261,7 @@ def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: s
     assert held
     assert len(here) == 1
     assert (here[0].power_state == "running") == (status is Status.ACTIVE)
+    _agreed(conn, server.id)
     kept = [view for view in snapshots.page(server.id, limit=100).items if view.phase == "ready"]
     memories = sum(view.memory for view in kept)
     assert len(files) == 2 + len(kept) + memories, "a disk, a seed, and those of the snapshots"
@@ -246,6 +270,19 @@ def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: s
     kinds = {"volume", "seed", "domain", "lease", "forward"} | ({"snapshot"} if memories else set())
     assert {kind for kind, _ in rows} == kinds
     assert len(rows) == 5 + len(kept) + memories
+
+
+def _agreed(conn: libvirt.virConnect, server_id: UUID) -> None:
+    """Assert that a server has one size, wherever one looks."""
+    server = servers.get(server_id)
+    assert shape.defined(conn, server_id)[:2] == (server.vcpus, server.memory_mib)
+    if server.status is Status.ACTIVE:
+        assert shape.vcpus(conn, server_id) == server.vcpus
+        assert shape.memory_mib(conn, server_id) == server.memory_mib
+    with transaction() as session:
+        disk = session.query(Disk).filter(Disk.server_id == server_id).one()
+    assert disk.size_gib == server.disk_gib
+    assert storage.capacity(conn, POOL, disk.volume) == server.disk_gib << 30
 
 
 def _starts(stage: Stage, server_id: UUID) -> int:
@@ -259,7 +296,7 @@ def test_killed_run_is_resumed(stage: Stage, point: Point) -> None:
     assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
     stage.recover()
     _settled(stage, operation, status=TRANSITIONS[point.verb].done or was, phase="succeeded")
-    if point.verb is Verb.REBOOT:
+    if point.verb in {Verb.REBOOT, Verb.RESIZE} and was is Status.ACTIVE:
         assert _starts(stage, operation.server_id) == before + 1, "rebooted once, not twice"
 
 
@@ -273,6 +310,49 @@ def test_killed_undo_is_resumed(stage: Stage, point: Point) -> None:
     stage.recover()
     _settled(stage, operation, status=TRANSITIONS[point.verb].undone or was, phase="failed")
     assert "sabotaged" in (operations.get(operation.id).error or "")
+
+
+def _live(stage: Stage) -> OperationView:
+    """Have a resize accepted that needs no power cycle: from the smallest size, but for the disk.
+
+    Growing the memory while it runs is for guests with headroom; these have it.
+    """
+    stage.accept(Verb.RESIZE)  # there is one, without snapshots, that rests
+    stage.recover()
+    assert stage.standing is not None
+    if servers.get(stage.standing).status is Status.STOPPED:
+        stage.do(Verb.START)
+    least = ResizeRequest(vcpus=1, memory_mib=192, allow_power_cycle=True)
+    if (now := servers.get(stage.standing)).vcpus > 1 or now.memory_mib > least.memory_mib:
+        stage.do(Verb.RESIZE, least)
+    body = ResizeRequest(vcpus=3, memory_mib=300, disk_gib=now.disk_gib + 1)
+    return stage.accept(Verb.RESIZE, body)
+
+
+@pytest.mark.parametrize("point", sabotage.points(Verb.RESIZE), ids=str)
+def test_killed_live_resize_is_resumed(stage: Stage, point: Point) -> None:
+    operation = _live(stage)
+    before = _starts(stage, operation.server_id)
+    assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
+    stage.recover()
+    _settled(stage, operation, status=Status.ACTIVE, phase="succeeded")
+    server = servers.get(operation.server_id)
+    assert (server.vcpus, server.memory_mib) == (3, 300)
+    assert _starts(stage, operation.server_id) == before, "nobody was interrupted"
+
+
+@pytest.mark.parametrize("point", sabotage.undo_points(Verb.RESIZE, FAILING[Verb.RESIZE]), ids=str)
+def test_killed_undo_of_a_live_resize_is_resumed(stage: Stage, point: Point) -> None:
+    operation = _live(stage)
+    before = _starts(stage, operation.server_id)
+    disk = servers.get(operation.server_id).disk_gib
+    assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
+    stage.recover()
+    _settled(stage, operation, status=Status.ACTIVE, phase="failed")
+    server = servers.get(operation.server_id)
+    kept = (server.vcpus, server.memory_mib, server.disk_gib)
+    assert kept == (3, 192, disk), "what cannot be undone stays, and is written down"
+    assert _starts(stage, operation.server_id) == before
 
 
 @pytest.mark.parametrize("verb", list(Verb))

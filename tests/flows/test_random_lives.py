@@ -27,7 +27,12 @@ from innkeeper.contracts import REQUESTS
 from innkeeper.db.models import Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb, allowed_verbs
-from innkeeper.domain.specs import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
+from innkeeper.domain.specs import (
+    DeleteSnapshotRequest,
+    ResizeRequest,
+    RevertRequest,
+    SnapshotRequest,
+)
 from innkeeper.errors import Conflict
 from innkeeper.services import accept, operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
@@ -54,6 +59,14 @@ def _body(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
         chosen = str(data.draw(st.sampled_from(there), label="snapshot").id)
         shape = RevertRequest if verb is Verb.REVERT else DeleteSnapshotRequest
         return shape(snapshot=chosen)
+    if verb is Verb.RESIZE:
+        now = servers.get(server_id)
+        return ResizeRequest(
+            vcpus=data.draw(st.integers(1, 4), label="vCPUs"),
+            memory_mib=data.draw(st.sampled_from([192, 300, 512]), label="memory"),
+            disk_gib=now.disk_gib + 1,
+            allow_power_cycle=True,
+        )
     return REQUESTS[verb]()
 
 
@@ -84,7 +97,7 @@ class Lives(RuleBasedStateMachine):
             return
         try:
             operation = accept.request(verb, server_id, body, project_id=None, actor="tester")
-        except Conflict:  # a rebuild of a server with snapshots
+        except Conflict:  # snapshots are in the way of a rebuild, their memory in that of a resize
             assert servers.get(server_id).operation_id is None
             return
         if operation.phase.ended:  # a deletion of a server of which nothing exists

@@ -28,6 +28,7 @@ from innkeeper.domain.specs import (
     DeleteSnapshotRequest,
     RebootRequest,
     RebuildRequest,
+    ResizeRequest,
     RevertRequest,
 )
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
@@ -38,6 +39,7 @@ VERBS = [verb for verb in Verb if verb is not Verb.CREATE]
 BODIES: dict[Verb, BaseModel] = {
     Verb.REVERT: RevertRequest(snapshot="kept"),
     Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest(snapshot="kept"),
+    Verb.RESIZE: ResizeRequest(plan="small", allow_power_cycle=True),
 }
 
 
@@ -76,7 +78,7 @@ def test_every_verb_from_every_status(catalogue: Catalogue) -> None:
     accepted = 0
     for status in Status:
         for verb in VERBS:
-            put(server_id, status=status, operation_id=None)
+            put(server_id, status=status, operation_id=None, memory_mib=192, disk_gib=1)
             with transaction() as session:
                 session.get_one(Snapshot, kept.id).phase = "ready"
             if status in TRANSITIONS[verb].allowed:
@@ -274,5 +276,5 @@ def test_every_verb_has_a_request_without_parameters_but_those_that_name_somethi
     for verb in set(VERBS) - set(BODIES):
         REQUESTS[verb]()
     for verb in BODIES:
-        with pytest.raises(InvalidRequest, match=f"{verb} needs snapshot"):
+        with pytest.raises(InvalidRequest, match=f"{verb} needs (snapshot|a plan)"):
             ask(verb, active(catalogue, f"web-{verb}"))

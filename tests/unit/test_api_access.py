@@ -16,6 +16,7 @@ sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 ROUTES_OF_A_SERVER = [
     ("GET", "/servers/{server}"),
     ("GET", "/servers/{server}/console-log"),
+    ("PATCH", "/servers/{server}"),
     ("DELETE", "/servers/{server}"),
     ("POST", "/servers/{server}/root-password"),
     ("POST", "/servers/{server}/actions/start"),
@@ -25,6 +26,7 @@ ROUTES_OF_A_SERVER = [
     ("POST", "/servers/{server}/actions/configure"),
     ("POST", "/servers/{server}/actions/suspend"),
     ("POST", "/servers/{server}/actions/resume"),
+    ("POST", "/servers/{server}/actions/resize"),
     ("GET", "/servers/{server}/snapshots"),
     ("POST", "/servers/{server}/snapshots"),
     ("GET", "/servers/{server}/snapshots/{server}"),
@@ -64,6 +66,7 @@ ROUTES_OF_ALL = [
     ("GET", "/images"),
     ("GET", "/images/{id}"),
     ("GET", "/plans"),
+    ("GET", "/resource-limits"),
     ("GET", "/plans/{id}"),
     ("GET", "/projects"),
     ("GET", "/roles"),

@@ -20,6 +20,7 @@ from innkeeper.hypervisor.xml.metadata import ServerMetadata
 from innkeeper.hypervisor.xml.system import (
     Clock,
     Cpu,
+    CurrentMemory,
     Features,
     FirmwareFeature,
     Memory,
@@ -56,7 +57,7 @@ class NicSpec:
 
 @dataclass(frozen=True)
 class DomainSpec:
-    """All that a server's domain is made from; memory in MiB."""
+    """All that a server's domain is made from; memory in MiB. None: no room beyond what it has."""
 
     server_id: UUID
     project_id: UUID
@@ -65,6 +66,8 @@ class DomainSpec:
     vcpus: int
     memory_mib: int
     virt_type: VirtType
+    max_vcpus: int | None = None
+    max_memory_mib: int | None = None
     title: str = ""
     description: str = ""
     disks: tuple[DiskSpec, ...] = ()
@@ -87,6 +90,7 @@ class Domain(Element, tag="domain"):
     description: str | None = text(of="description", default=None)
     metadata: ServerMetadata | None = child(of="metadata", default=None)
     memory: Memory = child()
+    current_memory: CurrentMemory | None = child(default=None)
     vcpu: Vcpu = child()
     os: OperatingSystem = child()
     features: Features | None = child(default=None)
@@ -109,6 +113,9 @@ def domain_xml(spec: DomainSpec) -> str:
 
 def domain_element(spec: DomainSpec) -> Domain:
     """Return the same as `domain_xml` as data, for those who look inside."""
+    most_vcpus = max(spec.max_vcpus or 0, spec.vcpus)
+    most_memory = max(spec.max_memory_mib or 0, spec.memory_mib)
+    below = most_memory > spec.memory_mib
     return Domain(
         type=spec.virt_type,
         name=spec.name,
@@ -118,8 +125,9 @@ def domain_element(spec: DomainSpec) -> Domain:
         metadata=ServerMetadata(
             id=spec.server_id, project=spec.project_id, operation=spec.operation_id
         ),
-        memory=Memory(amount=spec.memory_mib),
-        vcpu=Vcpu(count=spec.vcpus),
+        memory=Memory(amount=most_memory),
+        current_memory=CurrentMemory(amount=spec.memory_mib) if below else None,
+        vcpu=Vcpu(count=most_vcpus, current=spec.vcpus if most_vcpus > spec.vcpus else None),
         os=_operating_system(spec),
         features=_features(spec.virt_type),
         cpu=_cpu(spec.virt_type),

@@ -12,10 +12,18 @@ class Memory(Element, tag="memory"):
     amount: int = text()
 
 
+class CurrentMemory(Element, tag="currentMemory"):
+    """What the balloon leaves the guest of its memory."""
+
+    unit: str = attribute("unit", default="MiB")
+    amount: int = text()
+
+
 class Vcpu(Element, tag="vcpu"):
-    """Number of virtual processors."""
+    """Number of virtual processors: the most there can be, and how many are plugged in."""
 
     placement: str = attribute("placement", default="static")
+    current: int | None = attribute("current", default=None)
     count: int = text()
 
 

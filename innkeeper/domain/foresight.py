@@ -1,0 +1,213 @@
+"""What each verb would do to a server, from what the database knows of it: one rule a verb."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.planning import Change, Effect, Plan
+from innkeeper.domain.resizing import Resize, Shape
+from innkeeper.domain.specs import (
+    RebootRequest,
+    RebuildRequest,
+    ResizeRequest,
+    SnapshotRequest,
+    SuspendRequest,
+)
+
+NONE = "none"
+OFF_AND_ON = "the guest is powered off and on"
+_LOST = "everything on its root disk is lost"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A snapshot of the server, and whether the server's disk lies on it."""
+
+    id: str
+    name: str
+    memory: bool
+    current: bool
+
+
+@dataclass(frozen=True)
+class World:
+    """A server as a plan is computed from it; the subject is the snapshot that a verb names."""
+
+    name: str
+    status: Status
+    shape: Shape
+    host: str
+    image: str
+    snapshots: tuple[Kept, ...] = ()
+    subject: Kept | None = None
+    resize: Resize | None = None
+
+    @property
+    def runs(self) -> bool:
+        """Tell whether there is a guest that could be interrupted."""
+        return self.status is Status.ACTIVE
+
+
+Rule = Callable[[World, BaseModel], Plan]
+RULES: dict[Verb, Rule] = {}
+
+
+def foresee(verb: Verb, world: World, body: BaseModel) -> Plan:
+    """Return what a verb that is allowed would do."""
+    return RULES[verb](world, body)
+
+
+def _rule(verb: Verb) -> Callable[[Rule], Rule]:
+    def register(rule: Rule) -> Rule:
+        RULES[verb] = rule
+        return rule
+
+    return register
+
+
+def _status(world: World, after: Status, effect: Effect = Effect.LIVE) -> tuple[Change, ...]:
+    return (Change(effect, "status", world.status, after),)
+
+
+@_rule(Verb.CREATE)
+def _create(world: World, _body: BaseModel) -> Plan:
+    size = world.shape
+    told = f"{size.vcpus} vCPU, {size.memory_mib} MiB, {size.disk_gib} GiB of {world.image}"
+    return Plan((Change(Effect.LIVE, "server", None, f"{told} on {world.host}"),), NONE)
+
+
+@_rule(Verb.START)
+def _start(world: World, _body: BaseModel) -> Plan:
+    return Plan(_status(world, Status.ACTIVE), NONE)
+
+
+@_rule(Verb.STOP)
+def _stop(world: World, _body: BaseModel) -> Plan:
+    return Plan(
+        _status(world, Status.STOPPED, Effect.POWER_CYCLE),
+        "the guest is shut down until it is started",
+        ("A stopped server keeps its quota, and its capacity on the host.",),
+    )
+
+
+@_rule(Verb.REBOOT)
+def _reboot(world: World, body: BaseModel) -> Plan:
+    hard = isinstance(body, RebootRequest) and body.mode == "hard"
+    lost = ("What the guest has not written to its disk is lost.",) if hard else ()
+    return Plan(_status(world, Status.ACTIVE, Effect.POWER_CYCLE), OFF_AND_ON, lost)
+
+
+@_rule(Verb.REBUILD)
+def _rebuild(world: World, body: BaseModel) -> Plan:
+    image = (body.image if isinstance(body, RebuildRequest) else None) or world.image
+    return Plan(
+        (Change(Effect.RECREATE, "root disk", world.image, image),),
+        OFF_AND_ON if world.runs else NONE,
+        (f"Name, address and host key stay; {_LOST}.",),
+    )
+
+
+@_rule(Verb.CONFIGURE)
+def _configure(_world: World, _body: BaseModel) -> Plan:
+    return Plan(
+        (Change(Effect.LIVE, "configuration", None, "the base role and the roles asked for"),),
+        NONE,
+        ("A role may restart the services that it configures.",),
+    )
+
+
+@_rule(Verb.SUSPEND)
+def _suspend(world: World, body: BaseModel) -> Plan:
+    mode = body.mode if isinstance(body, SuspendRequest) else "save"
+    where = f"{world.shape.memory_mib} MiB on the host's disk" if mode == "save" else "the host"
+    return Plan(
+        _status(world, Status.SUSPENDED),
+        "the guest stands still until it is resumed",
+        (f"A suspended server keeps its quota and capacity; its memory rests in {where}.",),
+    )
+
+
+@_rule(Verb.RESUME)
+def _resume(world: World, _body: BaseModel) -> Plan:
+    return Plan(_status(world, Status.ACTIVE), NONE)
+
+
+@_rule(Verb.DELETE)
+def _delete(world: World, _body: BaseModel) -> Plan:
+    gone = [f"The server and {_LOST}."]
+    if world.snapshots:
+        gone.append(f"Snapshots that go with it: {', '.join(k.name for k in world.snapshots)}.")
+    return Plan(
+        (Change(Effect.RECREATE, "server", world.status, None),),
+        "the guest is powered off for good" if world.runs else NONE,
+        tuple(gone),
+    )
+
+
+@_rule(Verb.SNAPSHOT)
+def _snapshot(world: World, body: BaseModel) -> Plan:
+    asked = body if isinstance(body, SnapshotRequest) else SnapshotRequest()
+    still = "the guest stands still for a moment, while its file systems are frozen"
+    if asked.memory:
+        size = world.shape.memory_mib
+        still = f"the guest stands still while its {size} MiB of memory are written"
+    elif asked.quiesce == "off":
+        still = "the guest stands still for a moment"
+    warnings = ["Until it is deleted, the server cannot be rebuilt."]
+    if asked.memory:
+        warnings.append("Until it is deleted, vCPUs and memory cannot be resized.")
+    return Plan(
+        (Change(Effect.LIVE, "snapshot", None, asked.name or "named by the time"),),
+        still if world.runs else NONE,
+        tuple(warnings),
+    )
+
+
+@_rule(Verb.REVERT)
+def _revert(world: World, _body: BaseModel) -> Plan:
+    name = world.subject.name if world.subject else ""
+    memory = bool(world.subject and world.subject.memory)
+    goes_on = f"the guest is powered off, and goes on from the memory in '{name}'"
+    cut = OFF_AND_ON if world.runs else NONE
+    return Plan(
+        (Change(Effect.RECREATE, "root disk", "as it is now", f"as in snapshot '{name}'"),),
+        goes_on if memory else cut,
+        (f"What was written since '{name}', and is in no other snapshot, is lost.",),
+    )
+
+
+@_rule(Verb.DELETE_SNAPSHOT)
+def _delete_snapshot(world: World, _body: BaseModel) -> Plan:
+    name = world.subject.name if world.subject else ""
+    return Plan(
+        (Change(Effect.LIVE, "snapshot", name, None),),
+        NONE,
+        (f"Nobody can revert to '{name}' any more; the server and other snapshots stay.",),
+    )
+
+
+@_rule(Verb.RESIZE)
+def _resize(world: World, body: BaseModel) -> Plan:
+    way = world.resize
+    if way is None:
+        return Plan((), NONE)
+    asked = body if isinstance(body, ResizeRequest) else ResizeRequest()
+    warnings = [f"{subject}: {reason}." for subject, reason in way.obstacles.items()]
+    if way.obstacles and not asked.allow_power_cycle:
+        warnings.append(
+            "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or it is "
+            "asked for in the server's maintenance window."
+        )
+    if way.growth.disk_gib:
+        warnings.append("A root disk never shrinks again, not even when this fails later on.")
+    if way.growth.disk_gib and (asked.expand == "offline" or not world.runs):
+        warnings.append("The guest's file system grows at its next boot.")
+    if way.growth.disk_gib and world.snapshots:
+        names = ", ".join(kept.name for kept in world.snapshots)
+        warnings.append(
+            f"After a revert the disk has its new size, and the file system that of the snapshot "
+            f"({names}) until the guest boots."
+        )
+    return Plan(way.changes, OFF_AND_ON if way.obstacles else NONE, tuple(warnings))

@@ -1,0 +1,164 @@
+"""Resizing: the new shape of a server, and which part of the way there needs a power cycle.
+
+A running guest can get vCPUs up to the number that it was started with room for, and memory up to
+its maximum, by the balloon. A vCPU is never taken from a running guest: in QEMU 7.2 that times
+out, and the next one plugged in kills the guest.
+"""
+
+from dataclasses import dataclass
+
+from innkeeper.domain.placement import Capacity, Demand
+from innkeeper.domain.planning import Change, Effect
+from innkeeper.errors import InvalidRequest, NoHostFits
+
+MOST_VCPUS = 32
+VCPU_HEADROOM = 4
+"""A guest is started with room for this many times its vCPUs; room costs it next to nothing."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A server's size, and how far it can grow while it runs."""
+
+    vcpus: int
+    memory_mib: int
+    disk_gib: int
+    max_vcpus: int
+    max_memory_mib: int
+
+    @property
+    def demand(self) -> Demand:
+        """What it takes from its host."""
+        return Demand(self.vcpus, self.memory_mib, self.disk_gib)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What decides how far a guest may grow while it runs.
+
+    `memory_headroom` times its memory is the most that a guest could take without asking, were its
+    balloon driver to lie: more than 1 is for operators who trust their guests.
+    """
+
+    host_vcpus: int
+    memory_headroom: float = 1.0
+
+    def shape(self, size: Demand) -> Shape:
+        """Return the shape that a guest of this size is started with."""
+        most = min(MOST_VCPUS, self.host_vcpus, VCPU_HEADROOM * size.vcpus)
+        return Shape(
+            size.vcpus,
+            size.memory_mib,
+            size.disk_gib,
+            max(size.vcpus, most),
+            max(size.memory_mib, int(size.memory_mib * self.memory_headroom)),
+        )
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The way from one shape to another; `obstacles` tell by subject why it cannot go live."""
+
+    before: Shape
+    after: Shape
+    obstacles: dict[str, str]
+
+    @property
+    def growth(self) -> Demand:
+        """What the project and the host have to give."""
+        old, new = self.before, self.after
+        return Demand(
+            max(0, new.vcpus - old.vcpus),
+            max(0, new.memory_mib - old.memory_mib),
+            max(0, new.disk_gib - old.disk_gib),
+        )
+
+    @property
+    def peak(self) -> Demand:
+        """What is held until the end: the larger of both, whichever way it ends."""
+        old, more = self.before, self.growth
+        return Demand(
+            old.vcpus + more.vcpus, old.memory_mib + more.memory_mib, old.disk_gib + more.disk_gib
+        )
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """What changes, and how."""
+        old, new = self.before, self.after
+        pairs = (
+            ("vCPUs", old.vcpus, new.vcpus, ""),
+            ("memory", old.memory_mib, new.memory_mib, " MiB"),
+            ("root disk", old.disk_gib, new.disk_gib, " GiB"),
+        )
+        return tuple(
+            Change(
+                Effect.POWER_CYCLE if subject in self.obstacles else Effect.LIVE,
+                subject,
+                f"{was}{unit}",
+                f"{becomes}{unit}",
+            )
+            for subject, was, becomes, unit in pairs
+            if was != becomes
+        )
+
+
+def resize(before: Shape, wanted: Demand, room: Room, *, runs: bool) -> Resize:
+    """Return the way to a size; a server that runs takes the live way where there is one.
+
+    Raises:
+        InvalidRequest: it has that size already, or its disk would shrink.
+    """
+    if wanted == before.demand:
+        raise InvalidRequest("The server has this size already: ask for another.")
+    if wanted.disk_gib < before.disk_gib:
+        raise InvalidRequest(
+            f"A root disk only grows: it has {before.disk_gib} GiB, {wanted.disk_gib} asked."
+        )
+    fresh = room.shape(wanted)
+    obstacles = _obstacles(before, wanted, fresh) if runs else {}
+    stays = (wanted.vcpus, wanted.memory_mib) == (before.vcpus, before.memory_mib)
+    if stays or (runs and not obstacles):  # the room that it was started with
+        fresh = Shape(
+            wanted.vcpus,
+            wanted.memory_mib,
+            wanted.disk_gib,
+            before.max_vcpus,
+            before.max_memory_mib,
+        )
+    return Resize(before, fresh, obstacles)
+
+
+def _obstacles(before: Shape, wanted: Demand, fresh: Shape) -> dict[str, str]:
+    found = {}
+    if wanted.vcpus < before.vcpus:
+        found["vCPUs"] = "a vCPU cannot be taken from a running guest"
+    elif wanted.vcpus > before.max_vcpus:
+        found["vCPUs"] = f"it was started with room for {before.max_vcpus} vCPUs"
+    if wanted.memory_mib > before.max_memory_mib:
+        found["memory"] = f"it was started with room for {before.max_memory_mib} MiB of memory"
+    elif wanted.memory_mib < before.memory_mib and fresh.max_memory_mib < before.max_memory_mib:
+        found["memory"] = "a running guest could take the memory back"
+    return found
+
+
+def require_room(host: Capacity, way: Resize) -> None:
+    """Pass when the server's own host can give what it grows by.
+
+    Raises:
+        NoHostFits: the sentence names what is missing.
+    """
+    missing, free, more = [], host.free, way.growth
+    if more.vcpus and way.after.vcpus > host.vcpus:
+        missing.append(f"{way.after.vcpus} vCPUs are more than the host's {host.vcpus}")
+    for asked, left, noun in (
+        (more.vcpus, free.vcpus, "vCPUs"),
+        (more.memory_mib, free.memory_mib, "MiB of memory"),
+        (more.disk_gib, free.disk_gib, "GiB of disk"),
+    ):
+        if asked > max(left, 0):
+            missing.append(f"{asked} more {noun} asked, {max(left, 0)} free")
+    if missing:
+        raise NoHostFits(
+            f"Host {host.name} cannot give this ({'; '.join(missing)}): ask for less, or delete "
+            "a server there."
+        )

@@ -1,0 +1,44 @@
+"""How large a server may be, and what each host has left."""
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from innkeeper.db.models import Plan
+from innkeeper.db.session import transaction
+from innkeeper.domain.placement import Capacity, Demand
+from innkeeper.domain.resizing import MOST_VCPUS
+from innkeeper.services import reservations
+from innkeeper.services.archive import is_current
+from innkeeper.services.views import HostAllocation, ResourceLimits, Size
+
+SMALLEST_MIB = 512
+"""The least memory that a server is resized to, unless there are plans with less."""
+LARGEST_MIB, LARGEST_GIB = 65536, 65536
+
+
+def least_memory_mib(session: Session) -> int:
+    """Return the least memory that may be asked for."""
+    smallest = session.scalar(select(func.min(Plan.memory_mib)).where(is_current(Plan.name)))
+    return min(SMALLEST_MIB, smallest or SMALLEST_MIB)
+
+
+def resource_limits(*, with_hosts: bool) -> ResourceLimits:
+    """Return the limits of a server's size; `with_hosts` also what hosts have, hold and offer."""
+    with transaction() as session:
+        hosts = reservations.capacities(session, lock=False) if with_hosts else []
+        return ResourceLimits(
+            smallest=Size(vcpus=1, memory_mib=least_memory_mib(session), disk_gib=1),
+            largest=Size(vcpus=MOST_VCPUS, memory_mib=LARGEST_MIB, disk_gib=LARGEST_GIB),
+            hosts=[_allocation(host) for host in sorted(hosts, key=lambda host: host.name)],
+        )
+
+
+def _allocation(host: Capacity) -> HostAllocation:
+    free, held = host.free, host.reserved
+    whole = Demand(
+        free.vcpus + held.vcpus, free.memory_mib + held.memory_mib, free.disk_gib + held.disk_gib
+    )
+    limit, allocated, left = (Size.model_validate(amount) for amount in (whole, held, free))
+    return HostAllocation(
+        name=host.name, enabled=host.enabled, limit=limit, allocated=allocated, free=left
+    )

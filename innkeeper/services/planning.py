@@ -1,0 +1,200 @@
+"""Dry runs, and requests that carry the digest of a plan: both are part of accepting a verb.
+
+A dry run does all that accepting does, in its transaction, and then rolls it back. So a plan says
+what accepting would have said, its refusals included.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from uuid import UUID
+
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from innkeeper.db.models import Disk, Host, Image, Operation, Project, Server, Snapshot
+from innkeeper.domain import planning
+from innkeeper.domain.foresight import Kept, World, foresee
+from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.quotas import SnapshotAmounts
+from innkeeper.domain.steps import STEPS
+from innkeeper.services import layering, reservations, resizing
+from innkeeper.services.views import ChangePlan, ChangeView, HostRoom, QuotaRoom
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """How a verb is asked for: only to see its plan, or if all is as in a plan that was seen."""
+
+    dry_run: bool = False
+    digest: str | None = None
+
+
+ACT = Foresight()
+
+
+class Foreseen(Exception):
+    """The end of a dry run, with its plan."""
+
+    def __init__(self, plan: ChangePlan) -> None:
+        super().__init__(f"{plan.verb} of {plan.server}")
+        self.plan = plan
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What was seen before a verb touched anything."""
+
+    verb: Verb
+    body: BaseModel
+    world: World
+    facts: dict[str, str]
+    foresight: Foresight
+
+
+def look(
+    session: Session, server: Server, verb: Verb, body: BaseModel, foresight: Foresight
+) -> Prospect | None:
+    """See what a verb would change, if anybody wants to know.
+
+    Raises:
+        PlanOutdated: it is not as in the plan whose digest was brought.
+        InvalidRequest: that is no digest of such a plan.
+    """
+    if foresight == ACT:
+        return None
+    disk = session.scalar(select(Disk).where(Disk.server_id == server.id))
+    world = _world(session, server, body, disk)
+    shape = ", ".join(f"{name} {value}" for name, value in asdict(world.shape).items())
+    asked = body.model_dump(mode="json", exclude={"allow_power_cycle"})  # consent is no change
+    facts = {
+        "request": json.dumps([verb, asked], sort_keys=True, default=str),
+        "status": "" if verb is Verb.CREATE else world.status,
+        "shape": shape,
+        "host": world.host,
+        "image": _image(session, server, body),
+        "disk": disk.volume if disk else "",
+        "snapshots": ", ".join(kept.name for kept in world.snapshots),
+    }
+    if foresight.digest is not None:
+        planning.require_unchanged(verb, facts, foresight.digest)
+    return Prospect(verb, body, world, facts, foresight)
+
+
+def _image(session: Session, server: Server, body: BaseModel) -> str:
+    """Return the image that a verb goes by, and what it consists of."""
+    wanted = getattr(body, "image", None)
+    image = session.scalar(select(Image).where(Image.name == wanted)) if wanted else None
+    image = image or session.get_one(Image, server.image_id)
+    return f"{image.name} {(image.sha256 or '')[:12]}".strip()
+
+
+def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None) -> World:
+    host = session.get(Host, server.host_id)
+    rows = session.scalars(
+        select(Snapshot)
+        .where(Snapshot.server_id == server.id, Snapshot.phase.in_(("ready", "failed")))
+        .order_by(Snapshot.created_at)
+    )
+    lies_on = disk.snapshot_id if disk else None
+    kept = tuple(Kept(str(row.id), row.name, row.memory, row.id == lies_on) for row in rows)
+    named = getattr(body, "snapshot", None)
+    subject = layering.find(session, server, named) if named else None
+    return World(
+        server.name,
+        Status(server.status),
+        resizing.shape_of(server),
+        host.name if host else "",
+        session.get_one(Image, server.image_id).name,
+        kept,
+        next((one for one in kept if subject and one.id == str(subject.id)), None),
+    )
+
+
+def tell(session: Session, seen: Prospect | None, server: Server, operation: Operation) -> None:
+    """End a dry run when everything was accepted; or see that the outcome is the one shown.
+
+    Raises:
+        Foreseen: it was one; whoever holds the transaction lets that pass, so nothing is kept.
+        PlanOutdated: it would be done in another way than the plan says.
+    """
+    if seen is None:
+        return
+    verb, world = seen.verb, replace(seen.world, resize=resizing.way(operation))
+    plan = foresee(verb, world, seen.body)
+    facts = seen.facts | {planning.OUTCOME: plan.outcome}
+    if seen.foresight.digest is not None:
+        planning.require_unchanged(verb, facts, seen.foresight.digest)
+    if not seen.foresight.dry_run:
+        return
+    raise Foreseen(
+        ChangePlan(
+            verb=verb,
+            server_id=None if verb is Verb.CREATE else server.id,
+            server=server.name,
+            changes=[ChangeView.model_validate(change) for change in plan.changes],
+            interruption=plan.interruption,
+            host=_host(session, server, _given_back(verb, world, server)),
+            quota=_quota(session, server, _given_back(verb, world, server), seen),
+            warnings=list(plan.warnings),
+            steps=list(STEPS[verb]),
+            digest=planning.digest(verb, facts),
+        )
+    )
+
+
+def _given_back(verb: Verb, world: World, server: Server) -> tuple[int, int, int, int]:
+    """Return the servers, vCPUs, memory and disk that the end of a verb gives back."""
+    if verb is Verb.DELETE and server.reserved:
+        return 1, server.vcpus, server.memory_mib, server.disk_gib
+    if world.resize:
+        peak, end = world.resize.peak, world.resize.after
+        return 0, peak.vcpus - end.vcpus, peak.memory_mib - end.memory_mib, 0
+    return 0, 0, 0, 0
+
+
+def _host(session: Session, server: Server, back: tuple[int, int, int, int]) -> HostRoom | None:
+    found = [h for h in reservations.capacities(session, lock=False) if h.host_id == server.host_id]
+    for host in found:
+        free = host.free
+        return HostRoom(
+            name=host.name,
+            free_vcpus=free.vcpus + back[1],
+            free_memory_mib=free.memory_mib + back[2],
+            free_disk_gib=free.disk_gib + back[3],
+        )
+    return None
+
+
+def _quota(
+    session: Session, server: Server, back: tuple[int, int, int, int], seen: Prospect
+) -> QuotaRoom:
+    limits = session.get_one(Project, server.project_id).quota
+    used = reservations.reserved_by_project(session, server.project_id)
+    held = _snapshots_after(session, server, seen)
+
+    def left(limit: int, amount: int) -> int | None:
+        return None if limit < 0 else limit - amount
+
+    return QuotaRoom(
+        servers=left(limits.servers, used.servers - back[0]),
+        vcpus=left(limits.vcpus, used.vcpus - back[1]),
+        memory_mib=left(limits.memory_mib, used.memory_mib - back[2]),
+        disk_gib=left(limits.disk_gib, used.disk_gib - back[3]),
+        snapshots=left(limits.snapshots, held.snapshots),
+        snapshot_gib=left(limits.snapshot_gib, held.snapshot_gib),
+    )
+
+
+def _snapshots_after(session: Session, server: Server, seen: Prospect) -> SnapshotAmounts:
+    """Return what the project's snapshots hold when those that go with the verb are gone."""
+    gone: list[UUID] = []
+    if seen.verb is Verb.DELETE:
+        gone = [UUID(kept.id) for kept in seen.world.snapshots]
+    elif seen.verb is Verb.DELETE_SNAPSHOT and seen.world.subject:
+        gone = [UUID(seen.world.subject.id)]
+    for identifier in gone:  # the transaction is rolled back
+        row = session.get_one(Snapshot, identifier)
+        row.phase, row.volume = "failed", None
+    session.flush()
+    return layering.held(session, server.project_id)

@@ -1,0 +1,176 @@
+"""What a resize means for quota and capacity, inside the transaction that accepts or undoes it.
+
+While it is at work the server holds the larger of both sizes; the shapes are in the operation.
+"""
+
+from dataclasses import asdict
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from innkeeper.db.models import Host, Operation, Plan, Project, Server, Snapshot, now
+from innkeeper.domain import maintenance
+from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.placement import Demand
+from innkeeper.domain.quotas import Amounts, require_within
+from innkeeper.domain.resizing import Resize, Room, Shape, require_room, resize
+from innkeeper.domain.specs import ResizeRequest
+from innkeeper.errors import Conflict, InvalidRequest, NotFound
+from innkeeper.services import limits, reservations
+from innkeeper.services.archive import is_current
+from innkeeper.settings import settings
+
+
+class PowerCycleNeeded(Conflict):
+    """The change cannot be made while the guest runs, and nobody allowed to interrupt it."""
+
+    slug = "power-cycle-needed"
+    title = "Power cycle needed"
+
+
+def shape_of(server: Server) -> Shape:
+    """Return the shape that the server's domain is defined with."""
+    return Shape(
+        server.vcpus,
+        server.memory_mib,
+        server.disk_gib,
+        max(server.max_vcpus or 0, server.vcpus),
+        max(server.max_memory_mib or 0, server.memory_mib),
+    )
+
+
+def give(server: Server, shape: Shape) -> None:
+    """Write a shape into the server's row."""
+    for name, value in asdict(shape).items():
+        setattr(server, name, value)
+
+
+def fresh_shape(size: Demand, host: Host) -> Shape:
+    """Return the shape that a guest of this size is started with on a host."""
+    return Room(host.vcpus, settings().memory_headroom).shape(size)
+
+
+def way(operation: Operation) -> Resize | None:
+    """Return the way of a resize that was accepted; None for other verbs."""
+    if "after" not in operation.request:
+        return None
+    asked = operation.request
+    return Resize(Shape(**asked["before"]), Shape(**asked["after"]), asked["obstacles"])
+
+
+def prepare(
+    session: Session, server: Server, body: BaseModel, *, dry_run: bool = False
+) -> dict[str, Any]:
+    """Check a resize, reserve its growth, and return what its operation notes.
+
+    The caller holds the locks of project and server.
+
+    Raises:
+        QuotaExceeded, NoHostFits, PowerCycleNeeded, Conflict, NotFound, InvalidRequest: nothing
+            was reserved.
+    """
+    if not isinstance(body, ResizeRequest):
+        return {}
+    host = session.get_one(Host, server.host_id)
+    wanted, plan = _wanted(session, server, body)
+    room = Room(host.vcpus, settings().memory_headroom)
+    found = resize(shape_of(server), wanted, room, runs=server.status == Status.ACTIVE)
+    _refuse_under_memory(session, server, found)
+    allowed = body.allow_power_cycle or dry_run or _in_window(server)
+    if found.obstacles and not allowed:
+        reasons = "; ".join(f"{subject}: {why}" for subject, why in found.obstacles.items())
+        raise PowerCycleNeeded(
+            f"'{server.name}' has to be powered off and on for this ({reasons}). Pass "
+            "allow_power_cycle (--allow-power-cycle), ask in its maintenance window "
+            f"({server.maintenance_window or 'it has none'}), or look at the plan (--dry-run)."
+        )
+    _reserve(session, server, found)
+    return {
+        "shape": asdict(found.before),  # as it was, whatever becomes of it
+        "before": asdict(found.before),
+        "after": asdict(found.after),
+        "obstacles": found.obstacles,
+        "plan_id": str(plan.id) if plan else None,
+    }
+
+
+def _in_window(server: Server) -> bool:
+    text = server.maintenance_window
+    return text is not None and maintenance.parse(text).open_at(now())
+
+
+def _wanted(session: Session, server: Server, body: ResizeRequest) -> tuple[Demand, Plan | None]:
+    if (body.plan, body.vcpus, body.memory_mib, body.disk_gib) == (None,) * 4:
+        raise InvalidRequest("A resize needs a plan, vCPUs, memory or a disk to go to.")
+    if body.plan is None:
+        if body.memory_mib is not None:
+            _check_memory(session, body.memory_mib)
+        size = Demand(
+            body.vcpus or server.vcpus,
+            body.memory_mib or server.memory_mib,
+            body.disk_gib or server.disk_gib,
+        )
+        return size, None
+    if body.vcpus is not None or body.memory_mib is not None:
+        raise InvalidRequest("Name a plan, or vCPUs and memory, not both.")
+    plan = session.scalar(
+        select(Plan)
+        .where(Plan.name == body.plan, is_current(Plan.name))
+        .with_for_update(read=True, key_share=True)
+    )
+    if plan is None:
+        raise NotFound(f"There is no plan '{body.plan}': see `innkeeper plan list`.")
+    disk = body.disk_gib or max(server.disk_gib, plan.disk_gib)
+    return Demand(plan.vcpus, plan.memory_mib, disk), plan
+
+
+def _check_memory(session: Session, memory_mib: int) -> None:
+    least = limits.least_memory_mib(session)
+    if memory_mib < least:
+        raise InvalidRequest(f"A server has {least} MiB of memory or more, {memory_mib} asked.")
+
+
+def _refuse_under_memory(session: Session, server: Server, found: Resize) -> None:
+    """Refuse what would leave snapshots with a memory that fits no server any more."""
+    old, new = found.before, found.after
+    if (old.vcpus, old.memory_mib) == (new.vcpus, new.memory_mib):
+        return
+    names = session.scalars(
+        select(Snapshot.name)
+        .where(Snapshot.server_id == server.id, Snapshot.memory, Snapshot.volume.is_not(None))
+        .order_by(Snapshot.created_at)
+    ).all()
+    if names:
+        raise Conflict(
+            f"'{server.name}' has snapshots with its memory ({', '.join(names)}): a memory cannot "
+            "go on with other vCPUs or another size. Delete them first (`innkeeper snapshot "
+            "delete`); its disk can grow all the same."
+        )
+
+
+def _reserve(session: Session, server: Server, found: Resize) -> None:
+    more, quota = found.growth, session.get_one(Project, server.project_id).quota
+    require_within(
+        Amounts(  # what does not grow may be over a limit that was lowered since
+            -1,
+            quota.vcpus if more.vcpus else -1,
+            quota.memory_mib if more.memory_mib else -1,
+            quota.disk_gib if more.disk_gib else -1,
+        ),
+        reservations.reserved_by_project(session, server.project_id),
+        Amounts(0, more.vcpus, more.memory_mib, more.disk_gib),
+    )
+    capacities = reservations.capacities(session, lock=True)
+    require_room(next(host for host in capacities if host.host_id == server.host_id), found)
+    held = found.peak
+    server.vcpus, server.memory_mib, server.disk_gib = held.vcpus, held.memory_mib, held.disk_gib
+    session.flush()
+
+
+def settle(session: Session, operation: Operation) -> None:
+    """Give back what an undone resize held; what could not be undone is in its `before` by now."""
+    found = way(operation)
+    if operation.verb == Verb.RESIZE and found and not operation.request.get("adopted"):
+        give(session.get_one(Server, operation.server_id), found.before)

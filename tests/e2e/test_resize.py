@@ -1,0 +1,198 @@
+"""Resizing a guest that tells its size from inside; the tests are one life, in their order."""
+
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from benchmarks.create_steps import seconds_between
+from e2e.estate import Estate, eventually, unique
+from innkeeper.cli.client import Json
+from innkeeper.cli.failures import CliFailure
+
+DEATH_SECONDS = 120.0
+COUNT = "/dev/shm/count"  # noqa: S108 - in the guest's memory
+LOOP = f"n=0; while :; do echo $((n+=1)) $$ > {COUNT}.new; mv {COUNT}.new {COUNT}; sleep 0.2; done"
+
+
+class Life:
+    """The server of these tests and what is done to it."""
+
+    def __init__(self, estate: Estate) -> None:
+        self.estate = estate
+        self.server = estate.done(estate.create(unique("size")))
+        self.path = f"/servers/{self.server['id']}"
+
+    def sh(self, script: str) -> str:
+        return self.estate.login(self.server, ["sudo", "sh", "-c", script], timeout=60.0).strip()
+
+    def ask(self, **fields: Any) -> Json:
+        return self.estate.act(self.server, "resize", **fields)
+
+    def done(self, what: str, operation: Json) -> Json:
+        begun = time.monotonic()
+        self.server = self.estate.done(operation)
+        steps = self.estate.operation(operation)["steps"]
+        told = "; ".join(
+            f"{step['name']} {seconds_between(step['begun_at'], step['ended_at']):.2f} s: "
+            f"{step['detail']}"
+            for step in steps
+        )
+        print(f"{what} in {time.monotonic() - begun:.1f} s ({told})")  # noqa: T201 - measured
+        assert self.estate.audit() == []
+        return self.server
+
+    def resize(self, **fields: Any) -> Json:
+        return self.done(f"resize {fields}", self.ask(**fields))
+
+    def cpus(self) -> int:
+        return int(self.sh("nproc"))
+
+    def memory(self) -> int:
+        """Return the MiB that the guest's kernel counts: less than it was given."""
+        return int(self.sh("awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo"))
+
+    def disk(self) -> float:
+        """Return the GiB of the disk as the guest sees it."""
+        return int(self.sh("cat /sys/block/vda/size")) / 2**21
+
+    def filesystem(self) -> float:
+        return int(self.sh("df -k / | awk 'END {print $2}'")) / 2**20
+
+    def seen(self, vcpus: int, memory_mib: int, disk_gib: int) -> None:
+        """Assert that the guest sees this size, and that the API tells it."""
+        told = [self.server[name] for name in ("vcpus", "memory_mib", "disk_gib")]
+        assert told == [vcpus, memory_mib, disk_gib]
+        assert self.cpus() == vcpus
+        assert memory_mib * 0.7 < self.memory() < memory_mib
+        assert self.disk() == disk_gib
+
+    def count(self) -> tuple[int, str]:
+        """Return how far the counting process is, and its id."""
+        number, process = self.sh(f"cat {COUNT}").split()
+        return int(number), process
+
+
+@pytest.fixture(scope="module")
+def life(estate: Estate) -> Life:
+    estate.clear()
+    return Life(estate)
+
+
+@pytest.fixture(autouse=True)
+def _undoomed(estate: Estate) -> Iterator[None]:
+    """End a test with the stack's own worker, whatever happened."""
+    yield
+    estate.end_doomed()
+    estate.start_worker()
+
+
+def test_live_as_it_was_planned_and_a_process_goes_on(life: Life) -> None:
+    life.seen(1, 192, 1)
+    life.sh(f"echo '{LOOP}' > /root/loop")
+    life.sh("(trap '' HUP; exec sh /root/loop) >/dev/null 2>&1 </dev/null &")
+    eventually(lambda: life.sh(f"cat {COUNT} 2>/dev/null; true"), what="the counter")
+    boot, (count, process) = life.estate.boot_id(life.server), life.count()
+    wanted = {"vcpus": 2, "memory_mib": 320, "disk_gib": 2}
+    plan = life.estate.client.post(f"{life.path}/actions/resize", wanted, dry_run=True)
+    assert {change["effect"] for change in plan["changes"]} == {"live"}
+    assert plan["interruption"] == "none"
+    life.seen(1, 192, 1)
+    before = life.filesystem()
+    operation = life.estate.client.post(f"{life.path}/actions/resize", wanted, plan=plan["digest"])
+    life.done("live", operation)
+    life.seen(2, 320, 2)
+    assert life.filesystem() > before + 0.8
+    again, same = life.count()
+    assert (same, life.estate.boot_id(life.server)) == (process, boot)
+    assert again > count
+    with pytest.raises(CliFailure, match="has changed"):
+        life.estate.client.post(f"{life.path}/actions/resize", wanted, plan=plan["digest"])
+
+
+def test_with_a_power_cycle_if_that_is_allowed(life: Life) -> None:
+    boot = life.estate.boot_id(life.server)
+    wanted = {"vcpus": 1, "memory_mib": 512, "disk_gib": 3}
+    with pytest.raises(CliFailure) as refused:
+        life.ask(**wanted)
+    assert "cannot be taken from a running guest" in refused.value.detail
+    assert life.estate.boot_id(life.server) == boot
+    life.resize(**wanted, allow_power_cycle=True)
+    life.seen(1, 512, 3)
+    assert life.estate.boot_id(life.server) != boot
+    eventually(lambda: life.filesystem() > 2.7, what="the file system")
+
+
+def test_while_it_is_stopped(life: Life) -> None:
+    life.done("stop", life.estate.act(life.server, "stop"))
+    life.resize(memory_mib=256, disk_gib=4)
+    assert life.server["status"] == "stopped"
+    life.done("start", life.estate.act(life.server, "start"))
+    life.seen(1, 256, 4)
+    eventually(lambda: life.filesystem() > 3.6, what="the file system")
+
+
+def test_a_killed_power_cycle_is_resumed(life: Life) -> None:
+    life.estate.stop_worker()
+    operation = life.ask(vcpus=2, memory_mib=192, allow_power_cycle=True)
+    doomed = life.estate.doomed_worker("resize", "turn-on", "before")
+    eventually(lambda: doomed.poll() is not None, seconds=DEATH_SECONDS, what="the kill")
+    assert doomed.returncode == -signal.SIGKILL
+    life.estate.start_worker()
+    life.done("resumed", operation)
+    life.seen(2, 192, 4)
+
+
+def test_layers_of_other_sizes_are_reverted_to_and_merged(life: Life) -> None:
+    snapshots = f"{life.path}/snapshots"
+    life.sh("dd if=/dev/urandom of=/root/kept bs=1M count=4 2>/dev/null; sync")
+    digest = life.sh("sha256sum /root/kept")
+    for name in ("small", "middle"):
+        life.done(name, life.estate.client.post(snapshots, {"name": name}))
+        life.resize(disk_gib=life.server["disk_gib"] + 1)
+    life.sh("echo after > /root/after; sync")
+    found = {s["name"]: s["id"] for s in life.estate.client.items(snapshots)}
+    for name in ("small", "middle"):
+        path = f"{snapshots}/{found[name]}/actions/revert"
+        life.done(f"revert to {name}", life.estate.client.post(path))
+        life.seen(2, 192, 6)
+        eventually(lambda: life.filesystem() > 5.4, what="the file system")
+        assert life.sh("ls /root/after 2>/dev/null; true") == ""
+        assert life.sh("sha256sum /root/kept") == digest
+    life.sh("echo last > /root/last; sync")
+    for name in ("small", "middle"):
+        path = f"{snapshots}/{found[name]}"
+        life.done(f"deletion of {name}", life.estate.client.delete(path))
+    life.sh("echo 3 > /proc/sys/vm/drop_caches")
+    assert life.sh("sha256sum /root/kept; cat /root/last") == f"{digest}\nlast"
+    life.seen(2, 192, 6)
+
+
+def test_a_memory_stands_in_the_way_of_another_memory_only(life: Life) -> None:
+    snapshots = f"{life.path}/snapshots"
+    body = {"name": "asleep", "memory": True}
+    life.sh("(trap '' HUP; exec sh /root/loop) >/dev/null 2>&1 </dev/null &")
+    eventually(lambda: life.sh(f"cat {COUNT} 2>/dev/null; true"), what="the counter")
+    _, process = life.count()
+    life.done("asleep", life.estate.client.post(snapshots, body))
+    with pytest.raises(CliFailure) as refused:
+        life.ask(memory_mib=256)
+    assert "(asleep)" in refused.value.detail
+    life.resize(disk_gib=7)
+    (found,) = life.estate.client.items(snapshots)
+    path = f"{snapshots}/{found['id']}"
+    life.done("revert", life.estate.client.post(f"{path}/actions/revert"))
+    assert life.count()[1] == process, "the same process"
+    life.sh("dd if=/dev/zero of=/root/more bs=1M count=8 2>/dev/null; sync; rm /root/more")
+    life.done("deletion", life.estate.client.delete(path))
+    life.resize(memory_mib=256)
+    life.done("reboot", life.estate.act(life.server, "reboot"))
+    life.seen(2, 256, 7)
+
+
+def test_a_rebuild_keeps_the_size(life: Life) -> None:
+    life.done("rebuild", life.estate.act(life.server, "rebuild"))
+    life.seen(2, 256, 7)
+    life.done("deletion", life.estate.act(life.server, "delete"))

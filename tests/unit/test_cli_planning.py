@@ -1,0 +1,120 @@
+"""`--dry-run`, `--as-planned` and `resize`: what is sent and printed."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from paper_api import PaperApi, a_problem, a_server, an_operation, ident, page, run
+
+SERVER = f"/servers/{ident('web')}"
+DIGEST = "p1-00000000-11111111"
+
+
+def a_plan(verb: str = "resize", **changes: Any) -> dict[str, Any]:
+    return {
+        "verb": verb,
+        "server_id": ident("web"),
+        "server": "web",
+        "changes": [
+            {"effect": "power_cycle", "subject": "memory", "before": "192 MiB", "after": "1 GiB"},
+            {"effect": "recreate", "subject": "server", "before": "active", "after": None},
+        ],
+        "interruption": "the guest is powered off and on",
+        "host": {"name": "alpha", "free_vcpus": 3, "free_memory_mib": 512, "free_disk_gib": 9},
+        "quota": {
+            "servers": 4,
+            "vcpus": None,
+            "memory_mib": 1024,
+            "disk_gib": 7,
+            "snapshots": 50,
+            "snapshot_gib": 500,
+        },
+        "warnings": ["A root disk never shrinks again."],
+        "steps": ["turn-off"],
+        "digest": DIGEST,
+    } | changes
+
+
+def test_a_resize_sends_what_was_named(paper: PaperApi) -> None:
+    paper.on("POST", f"{SERVER}/actions/resize", an_operation(verb="resize"))
+    run("server", "resize", "web", "--vcpus", "2", "--disk", "4", "--expand-offline")
+    run("server", "resize", "web", "--plan", "small", "--allow-power-cycle")
+    assert paper.bodies("POST", f"{SERVER}/actions/resize") == [
+        {"vcpus": 2, "disk_gib": 4, "allow_power_cycle": False, "expand": "offline"},
+        {"plan": "small", "allow_power_cycle": True, "expand": "online"},
+    ]
+    assert not any(request.url.query for request in paper.sent("POST", f"{SERVER}/actions/resize"))
+    run("server", "resize", "web", "--vcpus", "33", code=2)
+
+
+def test_a_plan_is_printed_and_can_be_brought_back(paper: PaperApi) -> None:
+    path = f"{SERVER}/actions/resize"
+    paper.on("POST", path, a_plan())
+    shown = run("server", "resize", "web", "--memory", "1024", "--dry-run", "--wait")
+    assert "plan to resize; nothing was done" in shown.stdout
+    assert re.search(r"power_cycle +memory +192 MiB +1 GiB", shown.stdout)
+    assert re.search(r"recreate +server +active +-", shown.stdout)
+    assert re.search(r"free on alpha then +3 vCPU, 512 MiB, 9 GiB", shown.stdout)
+    assert re.search(r"quota left then +4 servers, 1024 MiB, 7 GiB, 50 snapshots", shown.stdout)
+    assert "A root disk never shrinks again." in shown.stdout
+    assert f"--as-planned {DIGEST}" in shown.stderr
+    assert paper.sent("POST", path)[-1].url.params["dry_run"] == "true"
+    asked = run("server", "resize", "web", "--memory", "1024", "--dry-run", "-o", "json")
+    assert json.loads(asked.stdout) == a_plan()
+    paper.on("POST", path, an_operation(verb="resize"))
+    run("server", "resize", "web", "--memory", "1024", "--as-planned", DIGEST)
+    assert dict(paper.sent("POST", path)[-1].url.params) == {"plan": DIGEST}
+    paper.on("POST", path, a_problem(409, "plan-outdated", "status: now stopped"))
+    refused = run("server", "resize", "web", "--vcpus", "2", "--as-planned", DIGEST, code=4)
+    assert "status: now stopped" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "method", "path"),
+    [
+        (["server", "create", "new"], "POST", "/servers"),
+        (["create", "new"], "POST", "/servers"),
+        (["server", "start", "web"], "POST", f"{SERVER}/actions/start"),
+        (["server", "stop", "web"], "POST", f"{SERVER}/actions/stop"),
+        (["server", "reboot", "web"], "POST", f"{SERVER}/actions/reboot"),
+        (["server", "suspend", "web"], "POST", f"{SERVER}/actions/suspend"),
+        (["server", "resume", "web"], "POST", f"{SERVER}/actions/resume"),
+        (["server", "rebuild", "web"], "POST", f"{SERVER}/actions/rebuild"),
+        (["server", "configure", "web"], "POST", f"{SERVER}/actions/configure"),
+        (["server", "resize", "web"], "POST", f"{SERVER}/actions/resize"),
+        (["server", "delete", "web"], "DELETE", SERVER),
+        (["delete", "web"], "DELETE", SERVER),
+        (["snapshot", "create", "web"], "POST", f"{SERVER}/snapshots"),
+        (["snapshot", "revert", "web", "one"], "POST", f"{SERVER}/snapshots/1/actions/revert"),
+        (["snapshot", "delete", "web", "one"], "DELETE", f"{SERVER}/snapshots/1"),
+    ],
+)
+def test_every_verb_can_be_foreseen_and_nobody_is_asked(
+    paper: PaperApi, words: list[str], method: str, path: str
+) -> None:
+    paper.on(method, path, a_plan())
+    paper.on("GET", f"{SERVER}/snapshots", page({"id": "1", "name": "one", "phase": "ready"}))
+    done = run(*words, "--dry-run")
+    assert "nothing was done" in done.stdout
+    (sent,) = paper.sent(method, path)
+    assert dict(sent.url.params).get("dry_run") == "true"
+    assert "--dry-run" in run(*words[: 2 if words[0] in {"server", "snapshot"} else 1], "-h").stdout
+
+
+def test_of_several_each_has_its_plan(paper: PaperApi) -> None:
+    answers = [a_plan(), a_problem(409, "conflict", "is stopped")]
+    paper.on("POST", f"{SERVER}/actions/stop", answers)
+    done = run("server", "stop", "web", "web", "--dry-run", "-o", "json", code=4)
+    assert json.loads(done.stdout) == [a_plan()]
+
+
+def test_a_maintenance_window_is_set_and_taken_away(paper: PaperApi) -> None:
+    paper.on("PATCH", SERVER, a_server())
+    run("server", "set", "web", "--window", "Sun 02:00-04:00")
+    run("server", "set", "web", "--window", "", "--description", "d")
+    assert paper.bodies("PATCH", SERVER) == [
+        {"maintenance_window": "Sun 02:00-04:00"},
+        {"maintenance_window": None, "description": "d"},
+    ]
+    run("server", "set", "web", code=2)
