@@ -17,9 +17,11 @@ from innkeeper.domain.specs import (
     RebuildRequest,
     RevertRequest,
     ServerRequest,
+    ShelveRequest,
     SnapshotRequest,
     StopRequest,
     SuspendRequest,
+    UnshelveRequest,
 )
 
 REQUESTS: dict[Verb, type[BaseModel]] = {
@@ -31,6 +33,8 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.CONFIGURE: ConfigureRequest,
     Verb.SUSPEND: SuspendRequest,
     Verb.RESUME: NoParameters,
+    Verb.SHELVE: ShelveRequest,
+    Verb.UNSHELVE: UnshelveRequest,
     Verb.DELETE: NoParameters,
     Verb.SNAPSHOT: SnapshotRequest,
     Verb.REVERT: RevertRequest,

@@ -44,7 +44,7 @@ from innkeeper.errors import (
     NoHostFits,
     NotFound,
 )
-from innkeeper.services import events, layering, reservations
+from innkeeper.services import events, layering, reservations, shelving
 from innkeeper.services.archive import is_current
 from innkeeper.services.operations import view
 from innkeeper.services.views import OperationView
@@ -302,7 +302,7 @@ def request(
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
     with transaction() as session:
-        if verb is Verb.SNAPSHOT:
+        if verb in {Verb.SNAPSHOT, Verb.UNSHELVE}:
             layering.lock_quota(session, server_id)
         server = session.get(Server, server_id, with_for_update=True)
         if server is None or (project_id is not None and server.project_id != project_id):
@@ -320,6 +320,7 @@ def request(
         if isinstance(body, RebuildRequest) and body.image:
             _check_disk(ready_image(session, body.image), server.disk_gib)
         plain |= layering.prepare(session, server, body, verb)
+        plain |= shelving.prepare(session, server, body)
         roles = plain.pop("roles", None)
         operation = Operation(
             id=uuid4(),
@@ -332,6 +333,7 @@ def request(
             request=plain,
             secret_request=json.dumps(roles) if roles is not None else None,
             previous_status=server.status,
+            verdict=plain.pop("verdict", None),
         )
         claimed = session.execute(
             update(Server)

@@ -22,7 +22,17 @@ from sabotage import Point
 
 from innkeeper import dispatch
 from innkeeper.db import migrate
-from innkeeper.db.models import Artifact, Host, Image, Operation, Plan, Project, Quota, Server
+from innkeeper.db.models import (
+    Artifact,
+    Host,
+    Image,
+    Operation,
+    Plan,
+    Project,
+    Quota,
+    Server,
+    ShelfFile,
+)
 from innkeeper.db.session import engine_for, transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
 from innkeeper.domain.naming import POOL, server_of
@@ -35,6 +45,7 @@ from innkeeper.domain.specs import (
 from innkeeper.domain.steps import STEPS
 from innkeeper.hypervisor import guest, network, storage
 from innkeeper.hypervisor.connection import connect, forget
+from innkeeper.images import shelf
 from innkeeper.lab.fleet import Lab
 from innkeeper.services import accept, identity, operations, reconcile, servers, snapshots, survey
 from innkeeper.services.views import OperationView
@@ -55,11 +66,20 @@ FAILING = {
     Verb.REBUILD: "verify",
     Verb.SNAPSHOT: "adopt-snapshot",
     Verb.REVERT: "adopt-layer",
+    Verb.SHELVE: "adopt-shelf",
+    Verb.UNSHELVE: "adopt-disk",
 }
 POINTS = [point for verb in Verb for point in sabotage.points(verb)]
 UNDO_POINTS = [
     point for verb, failing in FAILING.items() for point in sabotage.undo_points(verb, failing)
 ]
+
+
+_UP = {
+    Status.STOPPED: Verb.START,
+    Status.SUSPENDED: Verb.RESUME,
+    Status.SHELVED: Verb.UNSHELVE,
+}
 
 
 @dataclass
@@ -83,7 +103,8 @@ class Stage:
         """Have a verb accepted, on a server whose status allows it."""
         if verb is Verb.CREATE:
             return self.create()
-        if verb is Verb.REBUILD and self.standing and snapshots.page(self.standing).items:
+        alone = verb in {Verb.REBUILD, Verb.SHELVE, Verb.UNSHELVE}
+        if alone and self.standing and snapshots.page(self.standing).items:
             self.standing = None  # they are in its way
         if self.standing is None:
             view = self.create()
@@ -92,8 +113,9 @@ class Stage:
         server_id = self.standing
         allowed = TRANSITIONS[verb].allowed
         while (status := servers.get(server_id).status) not in allowed:
-            away = Verb.SUSPEND if Status.SUSPENDED in allowed else Verb.STOP
-            self.do({Status.STOPPED: Verb.START, Status.SUSPENDED: Verb.RESUME}.get(status, away))
+            away = {Status.SUSPENDED: Verb.SUSPEND, Status.SHELVED: Verb.SHELVE}
+            down = next((away[rest] for rest in allowed if rest in away), Verb.STOP)
+            self.do(_UP.get(status, down))
         body = self.prepare(verb)
         if verb is Verb.DELETE:
             self.standing = None
@@ -227,7 +249,9 @@ def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: s
     here = [d for d in guest.owned(conn) if d.server_id == server.id]
     files = [n for n in storage.volume_names(conn, POOL) if server_of(n) == server.id]
     with transaction() as session:
-        held = session.get_one(Server, server.id).reserved
+        row = session.get_one(Server, server.id)
+        held, placed = row.reserved, row.placed
+        on_shelf = session.get(ShelfFile, server.id)
         rows = {
             (row.kind, row.name)
             for row in session.query(Artifact).filter(Artifact.server_id == server.id)
@@ -236,6 +260,15 @@ def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: s
         assert (here, files, rows, held) == ([], [], set(), False)
         return
     assert held
+    assert placed == (status is not Status.SHELVED)
+    if status is Status.SHELVED:
+        assert (here, files, rows) == ([], [], set())
+        assert on_shelf
+        assert shelf.sizes() == {on_shelf.name: on_shelf.size_bytes}
+        entries = network.dhcp_hosts(conn, f"innkeeper-{stage.project_id.hex[:8]}")
+        assert server.mac not in [e.mac for e in entries]
+        return
+    assert (on_shelf, shelf.sizes()) == (None, {})
     assert len(here) == 1
     assert (here[0].power_state == "running") == (status is Status.ACTIVE)
     kept = [view for view in snapshots.page(server.id, limit=100).items if view.phase == "ready"]
