@@ -22,7 +22,8 @@ _MAKING = ".incoming"
 def folder() -> Path:
     """Return the shelf's folder, made if it is not there."""
     place = settings().shelf
-    (place / _MAKING).mkdir(mode=0o700, parents=True, exist_ok=True)
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (place / _MAKING).mkdir(mode=0o700, exist_ok=True)
     return place
 
 

@@ -3,7 +3,6 @@
 What a kill does to them is shown by tests/flows/test_kill_matrix.py.
 """
 
-import importlib
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -11,6 +10,7 @@ from uuid import UUID
 import libvirt
 import pytest
 from conftest import Catalogue
+from journaled import carried
 from pydantic import BaseModel
 
 from innkeeper.db.models import Artifact, Disk, Host, Server, Snapshot
@@ -19,14 +19,12 @@ from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.naming import POOL, server_of
 from innkeeper.domain.specs import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
 from innkeeper.domain.steps import STEPS
-from innkeeper.errors import InnkeeperError
 from innkeeper.hypervisor import snapshot as adapter
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
-from innkeeper.services import accept, journal, operations, servers, snapshots, survey
+from innkeeper.services import accept, operations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
 from tasks import reconciliation
-from tasks.step import declared
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -36,27 +34,13 @@ class Life:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
-        for verb in Verb:
-            importlib.import_module(f"flows.{verb.replace('-', '_')}")
         view = catalogue.create("web")
         self.server_id = view.server_id
         self.carry(view)
 
     def carry(self, view: OperationView, *, failing: str = "") -> OperationView:
         """Do an operation's steps in order; undo them when one fails."""
-        held = journal.claim(view.id)
-        try:
-            for name in STEPS[view.verb]:
-                declared(name)._attempt(held, undo=False)
-                if name == failing:
-                    raise InnkeeperError(f"{name} was made to fail")  # noqa: TRY301 - as steps do
-            journal.complete(held)
-        except InnkeeperError as error:
-            for begun in journal.undoing(held, str(error)):
-                if declared(begun.name).undo:
-                    declared(begun.name)._attempt(held, undo=True)
-            journal.undone(held)
-        return operations.get(view.id)
+        return carried(view, failing=failing)
 
     def do(self, verb: Verb, body: BaseModel | None = None, *, failing: str = "") -> OperationView:
         view = accept.request(verb, self.server_id, body, project_id=None, actor="me")
