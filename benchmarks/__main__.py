@@ -15,6 +15,7 @@ from benchmarks import (
     machine,
     power,
     rivals,
+    shelf,
     worker_latency,
 )
 from benchmarks.estate import Estate, open_estate
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Estate], list[Table]]] = {
     "create_steps": create_steps.run,
     "rivals": rivals.run,
     "power": power.run,
+    "shelf": shelf.run,
     "control_plane": control_plane.run,
 }
 
