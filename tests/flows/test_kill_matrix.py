@@ -256,7 +256,9 @@ def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: s
             (row.kind, row.name)
             for row in session.query(Artifact).filter(Artifact.server_id == server.id)
         }
+    there = {n: size for n, size in shelf.sizes().items() if n.startswith(str(server.id))}
     if status in {Status.DELETED, Status.ERROR}:
+        assert (on_shelf, there) == (None, {})
         assert (here, files, rows, held) == ([], [], set(), False)
         return
     assert held
@@ -264,11 +266,11 @@ def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: s
     if status is Status.SHELVED:
         assert (here, files, rows) == ([], [], set())
         assert on_shelf
-        assert shelf.sizes() == {on_shelf.name: on_shelf.size_bytes}
+        assert there == {on_shelf.name: on_shelf.size_bytes}
         entries = network.dhcp_hosts(conn, f"innkeeper-{stage.project_id.hex[:8]}")
         assert server.mac not in [e.mac for e in entries]
         return
-    assert (on_shelf, shelf.sizes()) == (None, {})
+    assert (on_shelf, there) == (None, {})
     assert len(here) == 1
     assert (here[0].power_state == "running") == (status is Status.ACTIVE)
     kept = [view for view in snapshots.page(server.id, limit=100).items if view.phase == "ready"]
