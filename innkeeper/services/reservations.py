@@ -97,15 +97,16 @@ def move(session: Session, server: Server, host: Host) -> None:
     The project's network of the same CIDR is there, too, or is made. That the port is free there
     was looked at before.
     """
-    nic, address, network = session.execute(
+    rows = session.execute(
         select(Nic, Address, Network)
         .join(Address, Address.nic_id == Nic.id)
         .join(Network, Network.id == Nic.network_id)
         .where(Nic.server_id == server.id)
-    ).one()
-    if network.host_id != host.id:
-        there = _network(session, server.project_id, host.id, network.cidr)
-        nic.network_id = address.network_id = there.id
+    ).tuples()
+    for nic, address, network in rows.all():
+        if network.host_id != host.id:
+            there = _network(session, server.project_id, host.id, network.cidr)
+            nic.network_id = address.network_id = there.id
     for forward in session.scalars(select(PortForward).where(PortForward.server_id == server.id)):
         forward.host_id = host.id
     server.host_id, server.placed = host.id, True

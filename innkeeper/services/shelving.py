@@ -7,26 +7,41 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Host, PortForward, Project, Server
+from innkeeper.db.models import Disk, Host, PortForward, Project, Server
 from innkeeper.domain.placement import Capacity, Demand, place, require_chosen
 from innkeeper.domain.quotas import Amounts, require_within
-from innkeeper.domain.specs import UnshelveRequest
-from innkeeper.errors import NotFound
+from innkeeper.domain.specs import ShelveRequest, UnshelveRequest
+from innkeeper.errors import Conflict, NotFound
 from innkeeper.services import reservations
 
 ANOTHER = "another host was asked for"
 
 
 def prepare(session: Session, server: Server, body: BaseModel) -> dict[str, Any]:
-    """Choose the host of a server that leaves the shelf and reserve what it takes there.
+    """Look whether a server may go onto the shelf; reserve what one that leaves it takes.
 
-    The caller holds the project's lock, as for a create. Other verbs need nothing of this.
+    For an unshelving the caller holds the project's lock, as for a create. Other verbs need
+    nothing of this.
 
     Raises:
+        Conflict: it has more than the one disk that the shelf keeps.
         QuotaExceeded, NoHostFits, NotFound: nothing was reserved.
     """
-    if not isinstance(body, UnshelveRequest):
-        return {}
+    if isinstance(body, ShelveRequest):
+        _refuse_further_disks(session, server)
+    return _unshelve(session, server, body) if isinstance(body, UnshelveRequest) else {}
+
+
+def _refuse_further_disks(session: Session, server: Server) -> None:
+    disks = session.scalars(select(Disk.volume).where(Disk.server_id == server.id)).all()
+    if len(disks) > 1:
+        raise Conflict(
+            f"'{server.name}' has {len(disks)} disks ({', '.join(sorted(disks))}), and the shelf "
+            "keeps the root disk alone: detach the others first."
+        )
+
+
+def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[str, Any]:
     quota = session.get_one(Project, server.project_id).quota
     require_within(  # its place among the servers and its disk were never given back
         Amounts(-1, quota.vcpus, quota.memory_mib, -1),

@@ -13,7 +13,7 @@ from conftest import Catalogue, Race
 from journaled import artifacts, carried
 from pydantic import BaseModel
 
-from innkeeper.db.models import Address, Host, Network, Nic, Server, ShelfFile
+from innkeeper.db.models import Address, Disk, Host, Network, Nic, Server, ShelfFile
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.naming import POOL, server_of
@@ -335,6 +335,13 @@ def test_past_the_point_of_no_return_nothing_is_cancelled(life: Life) -> None:
 def test_snapshots_are_in_the_way_and_are_named(life: Life) -> None:
     life.do(Verb.SNAPSHOT, SnapshotRequest(name="before-upgrade"))
     with pytest.raises(Conflict, match=r"cannot shelve, it has snapshots .* before-upgrade"):
+        life.ask(Verb.SHELVE)
+
+
+def test_a_second_disk_is_in_the_way(life: Life) -> None:
+    with transaction() as session:
+        session.add(Disk(server_id=life.server_id, volume="data.qcow2", target="vdc"))
+    with pytest.raises(Conflict, match=r"has 2 disks \(.*data.qcow2\), .* detach the others"):
         life.ask(Verb.SHELVE)
 
 
