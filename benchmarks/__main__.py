@@ -16,6 +16,7 @@ from benchmarks import (
     power,
     resize,
     rivals,
+    shelf,
     worker_latency,
 )
 from benchmarks.estate import Estate, open_estate
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Estate], list[Table]]] = {
     "rivals": rivals.run,
     "power": power.run,
     "resize": resize.run,
+    "shelf": shelf.run,
     "control_plane": control_plane.run,
 }
 

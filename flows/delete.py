@@ -11,6 +11,7 @@ from tasks.merge import remove_snapshots
 from tasks.network import remove_lease
 from tasks.operation import operation
 from tasks.seed import delete_seed
+from tasks.shelf import remove_shelf
 from tasks.step import together
 from tasks.storage import delete_volume
 
@@ -31,4 +32,4 @@ async def delete_server(
     async with operation(Verb.DELETE, None, operation_id, server=server, project=project) as claim:
         await together(claim, power_off, close_forward, remove_lease)
         await together(claim, undefine_domain, delete_seed)
-        await together(claim, remove_snapshots, delete_volume, prove_gone)
+        await together(claim, remove_snapshots, delete_volume, prove_gone, remove_shelf)

@@ -2,7 +2,13 @@
 
 from prefect import flow
 
-from tasks.reconciliation import expire_snapshots, mend_hosts, revive_operations, sweep_machine
+from tasks.reconciliation import (
+    expire_snapshots,
+    mend_hosts,
+    revive_operations,
+    sweep_machine,
+    tidy_shelf,
+)
 
 
 @flow(name="reconcile")
@@ -11,4 +17,5 @@ async def reconcile() -> None:
     await expire_snapshots()
     await revive_operations()
     await mend_hosts()
+    await tidy_shelf()
     await sweep_machine()

@@ -18,9 +18,11 @@ from innkeeper.domain.specs import (
     ResizeRequest,
     RevertRequest,
     ServerRequest,
+    ShelveRequest,
     SnapshotRequest,
     StopRequest,
     SuspendRequest,
+    UnshelveRequest,
 )
 
 REQUESTS: dict[Verb, type[BaseModel]] = {
@@ -32,6 +34,8 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.CONFIGURE: ConfigureRequest,
     Verb.SUSPEND: SuspendRequest,
     Verb.RESUME: NoParameters,
+    Verb.SHELVE: ShelveRequest,
+    Verb.UNSHELVE: UnshelveRequest,
     Verb.DELETE: NoParameters,
     Verb.SNAPSHOT: SnapshotRequest,
     Verb.REVERT: RevertRequest,

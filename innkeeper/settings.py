@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     terraform_seconds: float = 300.0
     stale_after_seconds: float = 30.0
     image_size_limit_gib: int = 100
+    shelf_folder: Path | None = Field(
+        default=None, validation_alias=AliasChoices("INNKEEPER_SHELF", "shelf_folder")
+    )
+    shelf_compression: Literal["zstd", "zlib"] = "zstd"
 
     @classmethod
     def settings_customise_sources(
@@ -134,6 +138,11 @@ class Settings(BaseSettings):
     def image_store(self) -> Path:
         """Folder of the verified images, one `<sha256>.qcow2` each."""
         return self.home / "images"
+
+    @property
+    def shelf(self) -> Path:
+        """Folder of the compressed disks of shelved servers; in the home unless told otherwise."""
+        return self.shelf_folder or self.home / "shelf"
 
     @property
     def terraform_binary(self) -> str:

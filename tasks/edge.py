@@ -24,7 +24,7 @@ def shut_forward(b: Blueprint) -> str:
     return f"{b.host.edge_address}:{b.ssh_port} closed"
 
 
-@step("remove-forward", removes=_forward)
+@step("remove-forward", removes=_forward, on_host=True)
 def close_forward(b: Blueprint) -> str:
     """Close the guest's port at the edge of its host."""
     return shut_forward(b) or ""

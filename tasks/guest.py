@@ -78,7 +78,7 @@ def forget_domain(b: Blueprint) -> str:
     return f"{b.domain_name} undefined"
 
 
-@step("undefine", removes=_domain)
+@step("undefine", removes=_domain, on_host=True)
 def undefine_domain(b: Blueprint) -> str:
     """Undefine the domain with everything libvirt keeps for it."""
     return forget_domain(b) or ""
@@ -96,7 +96,7 @@ def stop_again(b: Blueprint) -> str:
     return _power_off(b)
 
 
-@step("power-off")
+@step("power-off", on_host=True)
 def power_off(b: Blueprint) -> str:
     """Power the domain off at once: it is going to be deleted."""
     return _power_off(b)
@@ -170,7 +170,7 @@ def switch_back(b: Blueprint) -> str:
     return define_on(b, b.root_volume)
 
 
-@step("prove-gone")
+@step("prove-gone", on_host=True)
 def prove_gone(b: Blueprint) -> str:
     """Look for what should be gone: domain, disks, seed."""
     connection = connect(b.host.uri)

@@ -35,7 +35,7 @@ def take_lease(b: Blueprint) -> str:
     return f"{b.mac} forgotten"
 
 
-@step("remove-lease", removes=_lease)
+@step("remove-lease", removes=_lease, on_host=True)
 def remove_lease(b: Blueprint) -> str:
     """Remove the DHCP entry."""
     return take_lease(b) or ""

@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel
 
 from innkeeper.contracts import Claim
-from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.lifecycle import ARRIVALS, Verb
 from innkeeper.domain.specs import ServerRequest
 from innkeeper.errors import ClaimLost, HostUnreachable, InnkeeperError, InvalidRequest
 from innkeeper.services import accept, journal, operations, projects, servers
@@ -92,7 +92,7 @@ async def _undo(claim: Claim, error: Exception) -> None:
         except ClaimLost:
             raise
         except HostUnreachable as silent:
-            if claim.verb is not Verb.CREATE:
+            if claim.verb not in ARRIVALS:
                 raise  # what was there before has to come back: reconcile tries again
             logger.warning("%s Reconcile will reap what is left there.", silent)
             break  # each further undo would wait as long for the same host

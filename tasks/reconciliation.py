@@ -16,7 +16,15 @@ from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import DeleteSnapshotRequest
 from innkeeper.errors import Conflict, InnkeeperError, NotFound
 from innkeeper.images import store
-from innkeeper.services import accept, images, operations, reconcile, snapshots, survey
+from innkeeper.services import (
+    accept,
+    images,
+    operations,
+    reconcile,
+    shelves,
+    snapshots,
+    survey,
+)
 from innkeeper.services.survey import Finding
 from innkeeper.settings import settings
 from tasks.shown import only_shown
@@ -124,6 +132,13 @@ async def mend_hosts() -> None:
     if rows:
         with only_shown():
             await acreate_table_artifact(rows, key="drift", description="Differences found")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+async def tidy_shelf() -> None:
+    """Remove files from the shelf that belong to no shelved server."""
+    for name in await asyncio.to_thread(shelves.tidy):
+        get_run_logger().info("removed from the shelf: %s", name)
 
 
 def sweep() -> list[str]:

@@ -6,7 +6,7 @@ import pycdlib
 
 from innkeeper.domain import cloudinit
 from innkeeper.domain.cloudinit import Identity
-from innkeeper.domain.naming import POOL, seed_of, short
+from innkeeper.domain.naming import POOL, seed_of
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
@@ -24,9 +24,9 @@ def _new_seed(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
 
 
 def identity_of(b: Blueprint) -> Identity:
-    """Return the guest's identity; a new operation is a new instance, so a first boot."""
+    """Return the guest's identity; a new root disk is a new instance, so a first boot."""
     return Identity(
-        instance_id=f"{b.server_id}-{short(b.operation_id)}",
+        instance_id=f"{b.server_id}-{b.born_of}",
         hostname=b.name,
         login_user=b.image.login_user,
         ssh_keys=(*b.ssh_keys, public_key()),
@@ -88,7 +88,7 @@ def erase_seed(b: Blueprint) -> str:
     return f"{b.seed_volume} deleted"
 
 
-@step("remove-seed", removes=_seed)
+@step("remove-seed", removes=_seed, on_host=True)
 def delete_seed(b: Blueprint) -> str:
     """Delete the seed volume."""
     return erase_seed(b) or ""

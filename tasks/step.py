@@ -6,7 +6,7 @@ declared, so that the rows are committed before anything exists (see docs/archit
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from prefect import Task
@@ -40,12 +40,21 @@ class Step:
     """One journaled step; awaiting it in a flow runs it as a Prefect task."""
 
     def __init__(
-        self, name: str, effect: Effect, makes: Names | None, removes: Names | None
+        self,
+        name: str,
+        effect: Effect,
+        makes: Names | None,
+        removes: Names | None,
+        *,
+        on_host: bool = False,
+        tags: Collection[str] = (),
     ) -> None:
         self.name = name
         self.effect = effect
         self.makes = makes
         self.removes = removes
+        self.on_host = on_host
+        self.tags = frozenset(tags)
         self.undo: Effect | None = None
 
     def undone_by(self, effect: Effect) -> Effect:
@@ -76,7 +85,10 @@ class Step:
         blueprint = journal.begin(claim, self.name, makes=self.makes, undo=undo)
         effect = self.undo if undo and self.undo else self.effect
         try:
-            detail = effect(blueprint)
+            if self.on_host and not blueprint.on_host:
+                detail: str | None = "nothing of the server is on a host"
+            else:
+                detail = effect(blueprint)
         except ClaimLost:
             raise
         except InnkeeperError as error:
@@ -111,12 +123,16 @@ async def together(claim: Claim, *steps: Step) -> None:
             await waiting[0].attempt(claim)
             waiting.popleft()
 
-    await _task(", ".join(step.name for step in steps), run)(claim)
+    tags = frozenset().union(*(step.tags for step in steps))
+    await _task(", ".join(step.name for step in steps), run, tags)(claim)
 
 
-def _task(name: str, run: Callable[[Claim], Awaitable[None]]) -> Task[[Claim], Any]:
+def _task(
+    name: str, run: Callable[[Claim], Awaitable[None]], tags: Collection[str] = ()
+) -> Task[[Claim], Any]:
     return Task(
         run,
+        tags=tags,
         name=name,
         task_run_name=name,
         retries=len(RETRY_DELAYS),
@@ -140,12 +156,21 @@ async def is_transient(_task: Any, _run: TaskRun, state: State[Any]) -> bool:
 
 
 def step(
-    name: str, *, makes: Names | None = None, removes: Names | None = None
+    name: str,
+    *,
+    makes: Names | None = None,
+    removes: Names | None = None,
+    on_host: bool = False,
+    tags: Collection[str] = (),
 ) -> Callable[[Effect], Step]:
-    """Declare a step: `makes` are its artifacts, `removes` those whose rows its end closes."""
+    """Declare a step: `makes` are its artifacts, `removes` those whose rows its end closes.
+
+    With `on_host` it has nothing to do, and asks no host, when nothing of the server is on one.
+    `tags` bound how many of it are at work at once (deployments/limits.yaml).
+    """
 
     def declare(effect: Effect) -> Step:
-        declared = Step(name, effect, makes, removes)
+        declared = Step(name, effect, makes, removes, on_host=on_host, tags=tags)
         _steps[name] = declared
         return declared
 

@@ -46,7 +46,7 @@ def erase_volume(b: Blueprint) -> str:
     return f"{b.root_volume} deleted"
 
 
-@step("remove-volume", removes=_root)
+@step("remove-volume", removes=_root, on_host=True)
 def delete_volume(b: Blueprint) -> str:
     """Delete the root disk."""
     return erase_volume(b) or ""

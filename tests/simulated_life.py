@@ -1,11 +1,11 @@
 """A server on a simulated host and what is done to it, step by step and without Prefect."""
 
-import importlib
 from typing import Any
 from uuid import UUID
 
 import libvirt
 from conftest import Catalogue
+from journaled import carried
 from pydantic import BaseModel
 
 from innkeeper.db.models import Disk, Host, Server, Snapshot
@@ -13,14 +13,11 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.naming import POOL, server_of
 from innkeeper.domain.specs import DeleteSnapshotRequest, SnapshotRequest
-from innkeeper.domain.steps import STEPS
-from innkeeper.errors import InnkeeperError
 from innkeeper.hypervisor import snapshot as adapter
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
-from innkeeper.services import accept, journal, operations, survey
+from innkeeper.services import accept, survey
 from innkeeper.services.views import OperationView
-from tasks.step import declared
 
 
 class Life:
@@ -28,27 +25,13 @@ class Life:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
-        for verb in Verb:
-            importlib.import_module(f"flows.{verb.replace('-', '_')}")
         view = catalogue.create("web")
         self.server_id = view.server_id
         self.carry(view)
 
     def carry(self, view: OperationView, *, failing: str = "") -> OperationView:
         """Do an operation's steps in order; undo them when one fails."""
-        held = journal.claim(view.id)
-        try:
-            for name in STEPS[view.verb]:
-                declared(name)._attempt(held, undo=False)
-                if name == failing:
-                    raise InnkeeperError(f"{name} was made to fail")  # noqa: TRY301 - as steps do
-            journal.complete(held)
-        except InnkeeperError as error:
-            for begun in journal.undoing(held, str(error)):
-                if declared(begun.name).undo:
-                    declared(begun.name)._attempt(held, undo=True)
-            journal.undone(held)
-        return operations.get(view.id)
+        return carried(view, failing=failing)
 
     def do(self, verb: Verb, body: BaseModel | None = None, *, failing: str = "") -> OperationView:
         view = accept.request(verb, self.server_id, body, project_id=None, actor="me")

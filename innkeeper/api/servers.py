@@ -27,8 +27,10 @@ from innkeeper.domain.specs import (
     RebuildRequest,
     ResizeRequest,
     ServerRequest,
+    ShelveRequest,
     StopRequest,
     SuspendRequest,
+    UnshelveRequest,
 )
 from innkeeper.services import accept, consoles, servers
 from innkeeper.services.views import OperationView, Page, Principal, ServerView
@@ -240,5 +242,7 @@ _action(Verb.REBOOT, RebootRequest, "Reboot a server, soft (asking the guest) or
 _action(Verb.REBUILD, RebuildRequest, "Give a server a fresh root disk; its data there is lost.")
 _action(Verb.SUSPEND, SuspendRequest, "Suspend a server: its memory is kept, nothing in it ends.")
 _action(Verb.RESUME, NoParameters, "Wake a suspended server where it stood.")
+_action(Verb.SHELVE, ShelveRequest, "Stop a server and keep its disk on the shelf, off its host.")
+_action(Verb.UNSHELVE, UnshelveRequest, "Bring a shelved server back, on any host that fits.")
 _action(Verb.CONFIGURE, ConfigureRequest, "Apply Ansible roles to a running server.")
 _action(Verb.RESIZE, ResizeRequest, "Give a server another size, live where that is possible.")

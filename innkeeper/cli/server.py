@@ -120,8 +120,7 @@ def stop(
     output: Output = Format.TABLE,
 ) -> None:
     """Stop servers: ask the guest, then press the power button, then pull the plug."""
-    patience = {"agent_seconds": agent_seconds, "acpi_seconds": acpi_seconds}
-    body = {key: value for key, value in patience.items() if value is not None}
+    body = _patience(agent_seconds, acpi_seconds)
     _act("stop", names, body, idempotency_key, project, wait=wait, output=output)
 
 
@@ -171,6 +170,43 @@ def resume(
 ) -> None:
     """Wake suspended servers where they stood."""
     _act("resume", names, {}, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+@foresight.plannable
+def shelve(
+    names: ServerNames,
+    *,
+    agent_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Patience with the guest agent.")
+    ] = None,
+    acpi_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Patience with ACPI, before force.")
+    ] = None,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Stop servers and keep their disks on the shelf; their hosts have their room back."""
+    body = _patience(agent_seconds, acpi_seconds)
+    _act("shelve", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+@foresight.plannable
+def unshelve(
+    names: ServerNames,
+    *,
+    host: Annotated[str | None, typer.Option(help="A certain host; else what fits best.")] = None,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Bring shelved servers back, with their addresses and forwards."""
+    body = {"host": host} if host else {}
+    _act("unshelve", names, body, idempotency_key, project, wait=wait, output=output)
 
 
 @app.command()
@@ -292,6 +328,11 @@ def password(name: ServerName, project: Project = None, output: Output = Format.
         out.emit_json(answer)
         return
     typer.echo(answer["root_password"])
+
+
+def _patience(agent_seconds: float | None, acpi_seconds: float | None) -> dict[str, float]:
+    patience = {"agent_seconds": agent_seconds, "acpi_seconds": acpi_seconds}
+    return {key: value for key, value in patience.items() if value is not None}
 
 
 def _details(server: ServerView) -> list[tuple[str, object]]:

@@ -92,13 +92,14 @@ class Network(Base):
     """A project's network on one host."""
 
     __tablename__ = "networks"
-    __table_args__ = (UniqueConstraint("project_id", "host_id"),)
+    # A server that moves takes its address along: then two hosts have a network of one CIDR.
+    __table_args__ = (UniqueConstraint("host_id", "cidr"), UniqueConstraint("host_id", "name"))
     id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
     host_id: Mapped[UUID] = mapped_column(ForeignKey("hosts.id"))
     name: Mapped[str] = mapped_column(String(63))
     bridge: Mapped[str] = mapped_column(String(15))
-    cidr: Mapped[str] = mapped_column(String(32), unique=True)
+    cidr: Mapped[str] = mapped_column(String(32))
     substrate_fingerprint: Mapped[str | None] = mapped_column(String(128), default=None)
 
 
@@ -166,6 +167,7 @@ class Server(Base):
     max_memory_mib: Mapped[int | None] = mapped_column(default=None)
     maintenance_window: Mapped[str | None] = mapped_column(String(32), default=None)
     reserved: Mapped[bool] = mapped_column(default=True)
+    placed: Mapped[bool] = mapped_column(default=True)  # takes of its host: not when shelved
     request: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
     user_data: Mapped[str | None] = mapped_column(
         EncryptedText, default=None, deferred=True, deferred_group="secrets"
@@ -258,6 +260,23 @@ class SnapshotPolicy(Base):
     memory: Mapped[bool] = mapped_column(default=False)
     quiesce: Mapped[str] = mapped_column(String(16), default="auto")
     enabled: Mapped[bool] = mapped_column(default=True)
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
+
+
+class ShelfFile(Base):
+    """The disk of a shelved server as a file on the shelf; written before the file is made.
+
+    `sha256` is of the file, `base` the volume that it lies on (None: on nothing), `source_digest`
+    the BLAKE2b of the disk that it was made from. All are empty until it is whole.
+    """
+
+    __tablename__ = "shelf_files"
+    server_id: Mapped[UUID] = mapped_column(ForeignKey("servers.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(128), unique=True)
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    sha256: Mapped[str | None] = mapped_column(String(64), default=None)
+    base: Mapped[str | None] = mapped_column(String(128), default=None)
+    source_digest: Mapped[str | None] = mapped_column(String(128), default=None)
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
 
 

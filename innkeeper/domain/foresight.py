@@ -134,6 +134,22 @@ def _resume(world: World, _body: BaseModel) -> Plan:
     return Plan(_status(world, Status.ACTIVE), NONE)
 
 
+@_rule(Verb.SHELVE)
+def _shelve(world: World, _body: BaseModel) -> Plan:
+    return Plan(
+        _status(world, Status.SHELVED, Effect.POWER_CYCLE if world.runs else Effect.LIVE),
+        "the guest is shut down until it is unshelved" if world.runs else NONE,
+        ("It keeps its place among the project's servers and disks, and its address.",),
+    )
+
+
+@_rule(Verb.UNSHELVE)
+def _unshelve(world: World, _body: BaseModel) -> Plan:
+    return Plan(
+        (*_status(world, Status.ACTIVE), Change(Effect.LIVE, "host", None, world.host)), NONE
+    )
+
+
 @_rule(Verb.DELETE)
 def _delete(world: World, _body: BaseModel) -> Plan:
     gone = [f"The server and {_LOST}."]

@@ -30,6 +30,8 @@ class Verb(StrEnum):
     CONFIGURE = "configure"
     SUSPEND = "suspend"
     RESUME = "resume"
+    SHELVE = "shelve"
+    UNSHELVE = "unshelve"
     DELETE = "delete"
     SNAPSHOT = "snapshot"
     REVERT = "revert"
@@ -75,6 +77,8 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.CONFIGURE: Transition(frozenset({Status.ACTIVE}), Status.ACTIVE, None),
     Verb.SUSPEND: Transition(frozenset({Status.ACTIVE}), Status.SUSPENDED, None),
     Verb.RESUME: Transition(frozenset({Status.SUSPENDED}), Status.ACTIVE, None),
+    Verb.SHELVE: Transition(_LIVE, Status.SHELVED, None),
+    Verb.UNSHELVE: Transition(frozenset({Status.SHELVED}), Status.ACTIVE, None),
     Verb.DELETE: Transition(
         _LIVE | {Status.SUSPENDED, Status.SHELVED, Status.ERROR}, Status.DELETED, Status.ERROR
     ),
@@ -84,6 +88,9 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.DELETE_SNAPSHOT: Transition(_LIVE, None, None),
     Verb.RESIZE: Transition(_LIVE, None, None),
 }
+
+ARRIVALS = frozenset({Verb.CREATE, Verb.UNSHELVE})
+"""Verbs that bring a server to a host that had nothing of it: undone, nothing has to come back."""
 
 IRREVOCABLE = frozenset({Verb.DELETE, Verb.DELETE_SNAPSHOT})
 """Verbs that cannot be cancelled: what they have removed would not come back."""

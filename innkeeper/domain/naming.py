@@ -50,6 +50,20 @@ def seed_of(volume: str) -> str:
     return volume.split(".", 1)[0].replace("-root", "-seed", 1) + ".iso"
 
 
+def born_of(volume: str) -> str | None:
+    """Return the head of the id of the rebuild that made a root disk; None: the server's first."""
+    _, _, operation = volume.split(".", 1)[0].partition("-root-")
+    return operation or None
+
+
+def shelf_file(server_id: UUID, operation_id: UUID, attempt: int) -> str:
+    """Return the name of the file on the shelf that one attempt of shelving makes.
+
+    No two attempts share one: a run that was taken over cannot spoil the file of the next.
+    """
+    return f"{server_id}.{short(operation_id)}-{attempt}.qcow2"
+
+
 def server_of(volume: str) -> UUID | None:
     """Return the server that a volume of ours belongs to, or None when the name is not ours."""
     try:
@@ -88,14 +102,19 @@ def mac_address(server_id: UUID, index: int = 0) -> str:
     return "52:54:00:" + ":".join(f"{octet:02x}" for octet in digest[:3])
 
 
-def network_name(project_id: UUID) -> str:
-    """Return the libvirt network of a project (one of this name on each host)."""
-    return f"innkeeper-{short(project_id)}"
+def network_name(project_id: UUID, cidr: str | None = None) -> str:
+    """Return the libvirt network of a project (one of this name on each host).
+
+    With a CIDR it is one more network, for servers that came from another host with their address.
+    """
+    name = f"innkeeper-{short(project_id)}"
+    return f"{name}-{cidr.partition('/')[0].replace('.', '-')}" if cidr else name
 
 
-def bridge_name(project_id: UUID, host_id: UUID) -> str:
+def bridge_name(project_id: UUID, host_id: UUID, cidr: str | None = None) -> str:
     """Return the bridge of a project network: Linux allows 15 characters."""
-    return "ik-" + hashlib.sha256(project_id.bytes + host_id.bytes).hexdigest()[:8]
+    seed = project_id.bytes + host_id.bytes + (cidr or "").encode()
+    return "ik-" + hashlib.sha256(seed).hexdigest()[:8]
 
 
 def image_volume(sha256: str) -> str:

@@ -23,7 +23,10 @@ class Demand:
 
 @dataclass(frozen=True)
 class Capacity:
-    """A host's size, what is reserved of it, and whether it takes servers at all."""
+    """A host's size, what is reserved of it, and whether it takes servers at all.
+
+    `objections` are reasons that only this one server has against the host.
+    """
 
     host_id: UUID
     name: str
@@ -36,6 +39,7 @@ class Capacity:
     reserved: Demand = field(default=Demand(0, 0, 0))
     free_ports: int = 1
     reachable: bool = True
+    objections: tuple[str, ...] = ()
 
     @property
     def free(self) -> Demand:
@@ -111,7 +115,11 @@ def _ports(host: Capacity, _demand: Demand) -> str | None:
     return None if host.free_ports > 0 else NO_PORT
 
 
-RULES: tuple[Rule, ...] = (_enabled, _reachable, _cpu, _memory, _disk, _ports)
+def _objections(host: Capacity, _demand: Demand) -> str | None:
+    return "; ".join(host.objections) or None
+
+
+RULES: tuple[Rule, ...] = (_enabled, _reachable, _cpu, _memory, _disk, _ports, _objections)
 
 
 def waste(host: Capacity, demand: Demand) -> float:

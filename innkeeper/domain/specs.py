@@ -202,6 +202,20 @@ class StopRequest(BaseModel):
     acpi_seconds: float | None = Field(default=None, ge=0, le=3600)
 
 
+class ShelveRequest(StopRequest):
+    """How long to wait for a running guest to stop before its disk is put on the shelf."""
+
+
+class UnshelveRequest(BaseModel):
+    """Where the server goes on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    host: Annotated[str, StringConstraints(max_length=63), AfterValidator(check_line)] | None = (
+        Field(default=None, description="Name of a host; the best one that fits, if empty")
+    )
+
+
 class ConfigureRequest(BaseModel):
     """Roles to apply to a running server."""
 

@@ -203,6 +203,29 @@ def upload(
         return path
 
 
+def make_room(conn: libvirt.virConnect, pool: str, name: str, length: int) -> None:
+    """Make a private volume (0600) of `length` bytes for content that is sent into it next.
+
+    One of that name is replaced.
+
+    Raises:
+        PoolFull, PoolBusy: as they say.
+    """
+    with _turn(conn, pool) as live:
+        _delete(live, name)
+        _create(live, Volume(name=name, capacity=length, format="raw", mode="0600"))
+
+
+def look_again(conn: libvirt.virConnect, pool: str) -> None:
+    """Have libvirt read again what is in the files of a pool.
+
+    Raises:
+        PoolBusy: other jobs run in the pool; try again.
+    """
+    with _turn(conn, pool) as live:
+        live.refresh(0)
+
+
 def delete_volume(conn: libvirt.virConnect, pool: str, name: str) -> None:
     """Delete a volume; fine when the volume or the whole pool is absent.
 

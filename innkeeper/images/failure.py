@@ -47,6 +47,21 @@ class StoreFull(PermanentError):
     title = "Image store full"
 
 
+class ShelfFull(PermanentError):
+    """The shelf has no space left."""
+
+    status = 507
+    slug = "shelf-full"
+    title = "Shelf full"
+
+
+class ShelfFileDamaged(PermanentError):
+    """A file on the shelf is missing, or is not what was put there."""
+
+    slug = "shelf-file-damaged"
+    title = "Shelf file damaged"
+
+
 class ChecksumDiffers(PermanentError):
     """The content is not the one whose SHA-256 was given."""
 

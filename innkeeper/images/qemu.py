@@ -21,7 +21,13 @@ from time import monotonic
 from typing import Any, Literal
 
 from innkeeper.errors import TransientError
-from innkeeper.images.failure import ImageCorrupt, ImageRefused, ImageTooLarge, StoreFull
+from innkeeper.images.failure import (
+    ImageCorrupt,
+    ImageRefused,
+    ImageTooLarge,
+    ShelfFull,
+    StoreFull,
+)
 from innkeeper.settings import settings
 
 _log = logging.getLogger(__name__)
@@ -42,6 +48,7 @@ _COMPRESSED = {
     b"BZh": "bzip2",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
+_NO_SPACE = "No space left"
 _LEAKS = 3  # qemu-img check: unused space, nothing wrong with the data
 _NO_CHECK = 63  # qemu-img check: this format has none
 
@@ -159,6 +166,86 @@ def convert(
     """
     argv = ["qemu-img", "convert", "-p", "-f", image_format, "-O", "qcow2", "-o", "compat=1.1"]
     argv += [str(path.absolute()), str(target.absolute())]
+    said = _converted(argv, on_progress, deadline_seconds)
+    if said is not None:
+        if _NO_SPACE in said:
+            raise StoreFull(f"No space is left to convert the image in {target.parent}.")
+        raise ImageCorrupt(_damaged(said))
+
+
+def compress(
+    layer: Path,
+    base: Path | None,
+    target: Path,
+    *,
+    compression: str,
+    on_progress: OnProgress | None = None,
+    deadline_seconds: float = CONVERT_SECONDS,
+) -> None:
+    """Write a qcow2 layer compressed to `target`; both lie on `base`, whatever the layer says.
+
+    The base is in the folder of `target`, which names it by its file name alone: so it fits into
+    any folder that has that base.
+
+    Raises:
+        ImageCorrupt: the layer cannot be read to its end.
+        ShelfFull: no space is left for the copy.
+        QemuImgTimedOut: it took longer than `deadline_seconds`.
+    """
+    options = f"compat=1.1,compression_type={compression}"
+    argv = ["qemu-img", "convert", "-p", "-c", "--image-opts", "-O", "qcow2", "-o", options]
+    if base is not None:
+        argv += ["-B", base.name, "-F", "qcow2"]
+    argv += [_opened(layer, base), str(target.absolute())]
+    said = _converted(argv, on_progress, deadline_seconds)
+    if said is not None:
+        if _NO_SPACE in said:
+            raise ShelfFull(f"No space is left on the shelf, {target.parent}: free some there.")
+        raise ImageCorrupt(_damaged(said))
+
+
+def same_content(
+    layer: Path, other: Path, base: Path | None, *, tick: Callable[[], None] | None = None
+) -> bool:
+    """Tell whether a guest would see the same in two layers on one base.
+
+    Raises:
+        ImageCorrupt: one of them cannot be read.
+    """
+    argv = ["qemu-img", "compare", "--image-opts", _opened(layer, base), _opened(other, base)]
+    done = _limited(argv, CHECK_SECONDS, tick)
+    if done.returncode > 1:
+        raise ImageCorrupt(_damaged(done.stderr or done.stdout))
+    return done.returncode == 0
+
+
+def create_empty(target: Path, size_bytes: int) -> None:
+    """Make an empty qcow2 disk.
+
+    Raises:
+        ImageCorrupt: qemu-img could not.
+    """
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", str(target.absolute()), str(size_bytes)]
+    done = _limited(argv, INFO_SECONDS)
+    if done.returncode:
+        raise ImageCorrupt(_damaged(done.stderr))
+
+
+def _opened(layer: Path, base: Path | None) -> str:
+    """Return how qemu-img is to open a layer: with this base, not with what its header names."""
+    if "," in f"{layer}{base}":
+        raise ImageRefused("qemu-img takes no file name with a comma here: choose another folder.")
+    parts = ["driver=qcow2", "file.driver=file", f"file.filename={layer.absolute()}"]
+    if base is None:
+        return ",".join([*parts, "backing="])
+    below = ["backing.driver=qcow2", "backing.file.driver=file"]
+    return ",".join([*parts, *below, f"backing.file.filename={base.absolute()}"])
+
+
+def _converted(
+    argv: list[str], on_progress: OnProgress | None, deadline_seconds: float
+) -> str | None:
+    """Run qemu-img; return None, or what it said when it failed."""
     until = monotonic() + deadline_seconds
     with (
         tempfile.TemporaryFile() as complaints,
@@ -176,10 +263,7 @@ def convert(
             raise
         complaints.seek(0)
         said = complaints.read().decode(errors="replace")
-    if child.returncode:
-        if "No space left" in said:
-            raise StoreFull(f"No space is left to convert the image in {target.parent}.")
-        raise ImageCorrupt(_damaged(said))
+    return said if child.returncode else None
 
 
 def _follow(child: "subprocess.Popen[bytes]", on_progress: OnProgress, until: float) -> None:

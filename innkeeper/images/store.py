@@ -36,11 +36,16 @@ def publish(path: Path, sha256: str, store: Path) -> Path:
     if target.exists():
         path.unlink(missing_ok=True)
         return target
-    path.chmod(0o600)  # libvirt uploads what we read: nobody else needs to
-    _sync(path)
-    path.rename(target)
-    _sync(store)
+    settle(path, target)
     return target
+
+
+def settle(path: Path, target: Path) -> None:
+    """Give a file its final name (0600), in the same file system, once its content is on disk."""
+    path.chmod(0o600)  # libvirt uploads what we read: nobody else needs to
+    sync(path)
+    path.rename(target)
+    sync(target.parent)
 
 
 def sweep(store: Path, older_than_seconds: float) -> list[str]:
@@ -60,7 +65,8 @@ def sweep(store: Path, older_than_seconds: float) -> list[str]:
     return removed
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Return when a file's content, or a folder's list of names, is on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -42,7 +42,7 @@ from innkeeper.errors import (
     NoHostFits,
     NotFound,
 )
-from innkeeper.services import events, layering, planning, reservations, resizing
+from innkeeper.services import events, layering, planning, reservations, resizing, shelving
 from innkeeper.services.archive import is_current
 from innkeeper.services.idempotency import KEY_TAKEN, digest_of, repetition
 from innkeeper.services.operations import view
@@ -298,7 +298,7 @@ def request(
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
     with transaction() as session:
-        if verb in {Verb.SNAPSHOT, Verb.RESIZE}:
+        if verb in {Verb.SNAPSHOT, Verb.RESIZE, Verb.UNSHELVE}:
             layering.lock_quota(session, server_id)
         server = session.get(Server, server_id, with_for_update=True)
         if server is None or (project_id is not None and server.project_id != project_id):
@@ -319,6 +319,7 @@ def request(
         seen = planning.look(session, server, verb, body, foresight)
         plain |= layering.prepare(session, server, body, verb)
         plain |= resizing.prepare(session, server, body, dry_run=foresight.dry_run)
+        plain |= shelving.prepare(session, server, body)
         roles = plain.pop("roles", None)
         operation = Operation(
             id=uuid4(),
@@ -331,6 +332,7 @@ def request(
             request=plain,
             secret_request=json.dumps(roles) if roles is not None else None,
             previous_status=server.status,
+            verdict=plain.pop("verdict", None),
         )
         claimed = session.execute(
             update(Server)

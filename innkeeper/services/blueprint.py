@@ -11,6 +11,7 @@ from sqlalchemy.orm import Load, Session
 from innkeeper.contracts import Claim
 from innkeeper.db.models import (
     Address,
+    Artifact,
     Disk,
     Host,
     Image,
@@ -20,6 +21,7 @@ from innkeeper.db.models import (
     OperationStep,
     PortForward,
     Server,
+    ShelfFile,
     Snapshot,
 )
 from innkeeper.domain import naming
@@ -93,7 +95,19 @@ class SnapshotBlueprint:
     memory_volume: str | None
 
 
+@dataclass(frozen=True)
+class ShelfBlueprint:
+    """The server's file on the shelf; without a checksum it is not whole."""
+
+    name: str
+    size_bytes: int
+    sha256: str | None
+    base: str | None
+    source_digest: str | None
+
+
 _ON_SNAPSHOTS = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.DELETE}
+_ON_SHELF = {Verb.SHELVE, Verb.UNSHELVE, Verb.DELETE}
 
 
 @dataclass(frozen=True)
@@ -135,6 +149,9 @@ class Blueprint:
     step_data: dict[str, Any] = field(default_factory=dict)
     step_was_done: bool = False
     resize: Resize | None = None
+    shelf: ShelfBlueprint | None = None
+    born_of: str = ""
+    on_host: bool = True
     roles: tuple[RoleRequest, ...] = field(default=(), repr=False)
     user_data: str | None = field(default=None, repr=False)
     host_key_private: str = field(default="", repr=False)
@@ -170,6 +187,11 @@ class Blueprint:
     def old_volume(self) -> str | None:
         """Name of the root disk that this rebuild has replaced, once it is replaced."""
         return self.request.get("old_volume")
+
+    @property
+    def committed(self) -> bool:
+        """Tell whether the operation has passed its point of no return."""
+        return bool(self.request.get("committed"))
 
     @property
     def adopted(self) -> bool:
@@ -254,6 +276,34 @@ def _snapshots(session: Session, server_id: UUID) -> tuple[SnapshotBlueprint, ..
     )
 
 
+def _shelf(session: Session, server_id: UUID) -> ShelfBlueprint | None:
+    row = session.get(ShelfFile, server_id)
+    if row is None:
+        return None
+    return ShelfBlueprint(row.name, row.size_bytes, row.sha256, row.base, row.source_digest)
+
+
+def _born_of(session: Session, operation: Operation, volume: str) -> str:
+    """Return the head of the id of the operation that gave the guest its root disk.
+
+    The guest's NoCloud instance is named after it: with another name it would boot as for the
+    first time.
+    """
+    if operation.verb != Verb.UNSHELVE:
+        return naming.short(operation.id)
+    first = select(Operation.id).where(Operation.server_id == operation.server_id)
+    made = session.scalars(first.order_by(Operation.created_at).limit(1)).one()
+    return naming.born_of(volume) or naming.short(made)
+
+
+def _on_host(session: Session, server: Server) -> bool:
+    """Tell whether anything of the server may be on its host."""
+    there = select(Artifact.id).where(
+        Artifact.server_id == server.id, Artifact.host_id == server.host_id
+    )
+    return server.placed or session.scalar(there.limit(1)) is not None
+
+
 def load(
     session: Session, operation_id: UUID, step: OperationStep | None = None, *, done: bool = False
 ) -> Blueprint:
@@ -335,4 +385,7 @@ def load(
         user_data=server.user_data,
         host_key_private=server.host_key_private or "",
         root_password_hash=server.root_password_hash,
+        shelf=_shelf(session, server.id) if verb in _ON_SHELF else None,
+        born_of=_born_of(session, operation, disk.volume),
+        on_host=_on_host(session, server),
     )

@@ -218,7 +218,7 @@ def _held(session: Session) -> dict[UUID, _Use]:
             func.sum(Server.disk_gib),
             func.count(Server.id),
         )
-        .where(Server.reserved, Server.host_id.is_not(None))
+        .where(Server.reserved, Server.placed, Server.host_id.is_not(None))
         .group_by(Server.host_id)
     )
     return {row[0]: _Use(*(int(value) for value in row[1:])) for row in rows}

@@ -22,6 +22,7 @@ from innkeeper.db.models import (
     OperationStep,
     PortForward,
     Server,
+    ShelfFile,
     Snapshot,
     now,
 )
@@ -41,6 +42,7 @@ from innkeeper.services.blueprint import Blueprint
 
 Made = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
 DETAIL_LIMIT = 2000
+COMMITTED = "committed"  # in an operation's request: there is no way back any more
 
 
 def _text(text: str) -> str:
@@ -130,7 +132,7 @@ def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = Fal
     """
     with transaction() as session:
         operation = hold(session, held)
-        if operation.cancel_requested and not undo and held.verb not in IRREVOCABLE:
+        if operation.cancel_requested and not undo and _revocable(operation):
             raise OperationCancelled(f"Cancelled before step '{step}' on request.")
         row = session.get(OperationStep, (held.operation_id, step))
         was_done = row is not None and row.state == "done"
@@ -151,6 +153,20 @@ def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = Fal
         for kind, name in makes(plan) if makes and not undo else ():
             _intend(session, plan, kind, name)
         return plan
+
+
+def _revocable(operation: Operation) -> bool:
+    return operation.verb not in IRREVOCABLE and not operation.request.get(COMMITTED)
+
+
+def commit(held: Claim) -> None:
+    """Pass the point of no return: the operation is neither cancelled nor undone from here on.
+
+    Should it fail, it ends where it wanted to; reconcile reaps what it did not get to remove.
+    """
+    with transaction() as session:
+        operation = hold(session, held)
+        operation.request = operation.request | {COMMITTED: True}
 
 
 def _intend(session: Session, plan: Blueprint, kind: ArtifactKind, name: str) -> None:
@@ -252,6 +268,8 @@ def undoing(held: Claim, error: str) -> list[BegunStep]:
         operation = hold(session, held)
         operation.undoing = True
         operation.error = operation.error or _text(error)
+        if operation.request.get(COMMITTED):
+            return []
         rows = session.scalars(
             select(OperationStep)
             .where(OperationStep.operation_id == held.operation_id)
@@ -274,10 +292,9 @@ def release(session: Session, server: Server) -> None:
 
 def has_artifacts(session: Session, server_id: UUID) -> bool:
     """Tell whether anything may still exist outside the database for a server."""
-    return (
-        session.scalar(select(Artifact.id).where(Artifact.server_id == server_id).limit(1))
-        is not None
-    )
+    artifact = select(Artifact.id).where(Artifact.server_id == server_id).limit(1)
+    shelved = select(ShelfFile.server_id).where(ShelfFile.server_id == server_id)
+    return session.scalar(artifact) is not None or session.scalar(shelved) is not None
 
 
 def complete(held: Claim, reason: str = "") -> None:
@@ -319,6 +336,8 @@ def undone(held: Claim) -> None:
         before = server.status
         previous = Status(operation.previous_status or server.status)
         server.status = TRANSITIONS[held.verb].undone or previous
+        if operation.request.get(COMMITTED):
+            server.status = ending(held.verb, previous)
         server.fault = operation.error
         layering.settle(session, operation)
         resizing.settle(session, operation)
@@ -334,6 +353,10 @@ def _end(session: Session, operation: Operation, server: Server, phase: Phase) -
     operation.phase, operation.ended_at = phase, now()
     operation.secret_request = None
     server.operation_id, server.updated_at = None, now()
+    if server.status == Status.SHELVED:  # its address and port stay its own, closed
+        server.placed = False
+        of_server = update(PortForward).where(PortForward.server_id == server.id)
+        session.execute(of_server.values(enabled=False))
     session.flush()
 
 

@@ -71,7 +71,7 @@ def prepare(session: Session, server: Server, body: BaseModel, verb: Verb) -> di
         return _revert(find(session, server, body.snapshot))
     if isinstance(body, DeleteSnapshotRequest):
         return _deletion(find(session, server, body.snapshot))
-    if verb in {Verb.REBUILD, Verb.DELETE}:
+    if verb in {Verb.REBUILD, Verb.SHELVE, Verb.DELETE}:
         _refuse_under(session, server, verb)
     return {}
 

@@ -112,6 +112,8 @@ def cancel(operation_id: UUID, project_id: UUID | None, actor: str) -> Operation
             raise Conflict(f"The operation has {operation.phase}: there is nothing to cancel.")
         if operation.verb in IRREVOCABLE:
             raise Conflict("A deletion cannot be cancelled: what is gone would not come back.")
+        if operation.request.get("committed"):
+            raise Conflict("It is past the point where it could be undone: wait for it to end.")
         operation.cancel_requested = True
         events.record(
             session,

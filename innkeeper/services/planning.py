@@ -120,13 +120,16 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
     """
     if seen is None:
         return
-    verb, world = seen.verb, replace(seen.world, resize=resizing.way(operation))
+    host = session.get(Host, server.host_id)  # accepting may have placed it anew
+    world = replace(seen.world, resize=resizing.way(operation), host=host.name if host else "")
+    verb = seen.verb
     plan = foresee(verb, world, seen.body)
     facts = seen.facts | {planning.OUTCOME: plan.outcome}
     if seen.foresight.digest is not None:
         planning.require_unchanged(verb, facts, seen.foresight.digest)
     if not seen.foresight.dry_run:
         return
+    back = _given_back(verb, world, server)
     raise Foreseen(
         ChangePlan(
             verb=verb,
@@ -134,8 +137,8 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
             server=server.name,
             changes=[ChangeView.model_validate(change) for change in plan.changes],
             interruption=plan.interruption,
-            host=_host(session, server, _given_back(verb, world, server)),
-            quota=_quota(session, server, _given_back(verb, world, server), seen),
+            host=_host(session, server, verb, back),
+            quota=_quota(session, server, back, seen),
             warnings=list(plan.warnings),
             steps=list(STEPS[verb]),
             digest=planning.digest(verb, facts),
@@ -146,14 +149,21 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
 def _given_back(verb: Verb, world: World, server: Server) -> tuple[int, int, int, int]:
     """Return the servers, vCPUs, memory and disk that the end of a verb gives back."""
     if verb is Verb.DELETE and server.reserved:
-        return 1, server.vcpus, server.memory_mib, server.disk_gib
+        on_host = (server.vcpus, server.memory_mib) if server.placed else (0, 0)
+        return 1, *on_host, server.disk_gib
+    if verb is Verb.SHELVE:
+        return 0, server.vcpus, server.memory_mib, 0
     if world.resize:
         peak, end = world.resize.peak, world.resize.after
         return 0, peak.vcpus - end.vcpus, peak.memory_mib - end.memory_mib, 0
     return 0, 0, 0, 0
 
 
-def _host(session: Session, server: Server, back: tuple[int, int, int, int]) -> HostRoom | None:
+def _host(
+    session: Session, server: Server, verb: Verb, back: tuple[int, int, int, int]
+) -> HostRoom | None:
+    leaves = server.placed and verb in {Verb.DELETE, Verb.SHELVE}
+    disk_gib = server.disk_gib if leaves else 0
     found = [h for h in reservations.capacities(session, lock=False) if h.host_id == server.host_id]
     for host in found:
         free = host.free
@@ -161,7 +171,7 @@ def _host(session: Session, server: Server, back: tuple[int, int, int, int]) -> 
             name=host.name,
             free_vcpus=free.vcpus + back[1],
             free_memory_mib=free.memory_mib + back[2],
-            free_disk_gib=free.disk_gib + back[3],
+            free_disk_gib=free.disk_gib + disk_gib,
         )
     return None
 

@@ -17,6 +17,7 @@ from innkeeper.hypervisor import guest, network, storage, suspension
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.services import consoles, edges, events, journal, leases, operations
+from innkeeper.services.expectation import expectation
 from innkeeper.services.survey import Finding
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
@@ -191,7 +192,7 @@ def reap(host_id: UUID, findings: list[Finding]) -> list[Finding]:
     channel = open_channel(host.channel)
     reaped = []
     for finding in findings:
-        if not finding.reapable or (finding.server_id and _busy(finding.server_id)):
+        if not finding.reapable or not _still_astray(host_id, finding):
             continue
         _remove(host, channel, finding)
         _forget(host, finding)
@@ -199,10 +200,15 @@ def reap(host_id: UUID, findings: list[Finding]) -> list[Finding]:
     return reaped
 
 
-def _busy(server_id: UUID) -> bool:
-    with transaction() as session:
-        server = session.get(Server, server_id)
-        return server is not None and server.operation_id is not None
+def _still_astray(host_id: UUID, finding: Finding) -> bool:
+    if finding.server_id is None:
+        return True
+    known = expectation(host_id).servers.get(finding.server_id)
+    if known is None or known.busy:
+        return known is None
+    if finding.kind in {"domain", "console-log"}:
+        return known.gone
+    return known.gone or finding.name not in known.volumes
 
 
 def _remove(host: Host, channel: HostChannel, finding: Finding) -> None:

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import Address, Host, Network, Nic, PortForward, Server
@@ -13,12 +13,12 @@ from innkeeper.settings import settings
 
 
 def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
-    """Return what a project's servers hold now."""
+    """Return what a project's servers hold now; shelved ones hold no vCPUs and no memory."""
     row = session.execute(
         select(
             func.count(Server.id),
-            func.coalesce(func.sum(Server.vcpus), 0),
-            func.coalesce(func.sum(Server.memory_mib), 0),
+            func.coalesce(func.sum(case((Server.placed, Server.vcpus), else_=0)), 0),
+            func.coalesce(func.sum(case((Server.placed, Server.memory_mib), else_=0)), 0),
             func.coalesce(func.sum(Server.disk_gib), 0),
         ).where(Server.project_id == project_id, Server.reserved)
     ).one()
@@ -40,7 +40,7 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
                 func.sum(Server.memory_mib),
                 func.sum(Server.disk_gib),
             )
-            .where(Server.reserved)
+            .where(Server.reserved, Server.placed)
             .group_by(Server.host_id)
         )
     }
@@ -70,22 +70,47 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
     ]
 
 
-def _network(session: Session, project_id: UUID, host_id: UUID) -> Network:
-    network = session.scalar(
-        select(Network).where(Network.project_id == project_id, Network.host_id == host_id)
+def _network(session: Session, project_id: UUID, host_id: UUID, cidr: str | None = None) -> Network:
+    """Return the project's network on a host, the one of that CIDR if it is given; made if new."""
+    of_project = select(Network).where(Network.project_id == project_id, Network.host_id == host_id)
+    networks = session.scalars(of_project.order_by(Network.name)).all()
+    found = [network for network in networks if cidr in {None, network.cidr}]
+    if found:
+        return found[0]
+    taken = session.scalars(select(Network.cidr)).all()
+    extra = cidr if networks else None
+    network = Network(
+        project_id=project_id,
+        host_id=host_id,
+        name=naming.network_name(project_id, extra),
+        bridge=naming.bridge_name(project_id, host_id, extra),
+        cidr=cidr or addressing.free_network(settings().guest_networks, taken),
     )
-    if network is None:
-        taken = session.scalars(select(Network.cidr)).all()
-        network = Network(
-            project_id=project_id,
-            host_id=host_id,
-            name=naming.network_name(project_id),
-            bridge=naming.bridge_name(project_id, host_id),
-            cidr=addressing.free_network(settings().guest_networks, taken),
-        )
-        session.add(network)
-        session.flush()
+    session.add(network)
+    session.flush()
     return network
+
+
+def move(session: Session, server: Server, host: Host) -> None:
+    """Give a server its address and its forward port on another host; the caller holds the locks.
+
+    The project's network of the same CIDR is there, too, or is made. That the port is free there
+    was looked at before.
+    """
+    rows = session.execute(
+        select(Nic, Address, Network)
+        .join(Address, Address.nic_id == Nic.id)
+        .join(Network, Network.id == Nic.network_id)
+        .where(Nic.server_id == server.id)
+    ).tuples()
+    for nic, address, network in rows.all():
+        if network.host_id != host.id:
+            there = _network(session, server.project_id, host.id, network.cidr)
+            nic.network_id = address.network_id = there.id
+    for forward in session.scalars(select(PortForward).where(PortForward.server_id == server.id)):
+        forward.host_id = host.id
+    server.host_id, server.placed = host.id, True
+    session.flush()
 
 
 def connect(session: Session, server: Server, host: Host) -> None:
@@ -95,13 +120,15 @@ def connect(session: Session, server: Server, host: Host) -> None:
         AddressesExhausted, ForwardPortsExhausted: nothing is free.
     """
     network = _network(session, server.project_id, host.id)
-    macs = set(session.scalars(select(Nic.mac).where(Nic.network_id == network.id)))
+    # Addresses and MACs are unique in a CIDR, wherever its servers are: so they can move.
+    same = select(Network.id).where(Network.cidr == network.cidr)
+    macs = set(session.scalars(select(Nic.mac).where(Nic.network_id.in_(same))))
     derived = (naming.mac_address(server.id, index) for index in range(256))
     mac = next(mac for mac in derived if mac not in macs)  # 24 bits do collide, once in a while
     nic = Nic(server_id=server.id, network_id=network.id, mac=mac)
     session.add(nic)
     session.flush()
-    taken = session.scalars(select(Address.ip).where(Address.network_id == network.id)).all()
+    taken = session.scalars(select(Address.ip).where(Address.network_id.in_(same))).all()
     ip = addressing.free_address(network.cidr, taken)
     session.add(Address(network_id=network.id, nic_id=nic.id, ip=ip))
     used = session.scalars(select(PortForward.port).where(PortForward.host_id == host.id)).all()

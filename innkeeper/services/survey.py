@@ -10,22 +10,15 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from innkeeper.db.models import (
-    Artifact,
-    Disk,
     Host,
     Network,
-    Nic,
-    Operation,
-    Project,
     Server,
-    Snapshot,
 )
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Phase, Status, Verb
-from innkeeper.domain.naming import POOL, console_log, console_owner, seed_of, server_of
+from innkeeper.domain.lifecycle import Status
+from innkeeper.domain.naming import POOL, console_log, console_owner, server_of
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import InnkeeperError
 from innkeeper.host import edge
@@ -34,7 +27,8 @@ from innkeeper.hypervisor import guest, network, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
 from innkeeper.hypervisor.guest import OwnedDomain
-from innkeeper.services import edges
+from innkeeper.services import edges, shelves
+from innkeeper.services.expectation import Expectation, expectation
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate, Terraform
 
 _VARS = "_VARS.fd"
@@ -58,98 +52,6 @@ class Finding:
     reapable: bool = False
 
 
-@dataclass(frozen=True)
-class _Known:
-    """A server as the database knows it."""
-
-    name: str
-    status: Status
-    busy: bool
-    reserved: bool
-    volumes: frozenset[str]
-    created: bool
-
-    @property
-    def gone(self) -> bool:
-        """Tell whether nothing of it should exist: deleted, or created in vain."""
-        vain = self.status is Status.ERROR and not self.created
-        return not self.busy and (self.status is Status.DELETED or vain or not self.reserved)
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """What the database expects of one host."""
-
-    host: Host
-    projects: frozenset[UUID]
-    servers: dict[UUID, _Known]
-    networks: dict[str, str]
-    macs: dict[str, UUID]
-    artifacts: tuple[Artifact, ...]
-
-
-def expectation(host_id: UUID) -> Expectation:
-    """Return what should be on a host."""
-    with transaction() as session:
-        host = session.get_one(Host, host_id)
-        networks = session.execute(
-            select(Network.name, Network.bridge).where(Network.host_id == host_id)
-        ).tuples()
-        macs = session.execute(
-            select(Nic.mac, Nic.server_id)
-            .join(Network, Network.id == Nic.network_id)
-            .where(Network.host_id == host_id)
-        ).tuples()
-        rows = session.scalars(select(Artifact).where(Artifact.host_id == host_id))
-        return Expectation(
-            host,
-            frozenset(session.scalars(select(Project.id))),
-            _servers(session, host_id),
-            dict(networks.all()),
-            dict(macs.all()),
-            tuple(rows),
-        )
-
-
-def _servers(session: Session, host_id: UUID) -> dict[UUID, _Known]:
-    volumes: dict[UUID, set[str]] = {}
-    for server_id, volume in session.execute(
-        select(Disk.server_id, Disk.volume)
-        .join(Server, Server.id == Disk.server_id)
-        .where(Server.host_id == host_id)
-    ):
-        volumes.setdefault(server_id, set()).update({volume, seed_of(volume)})
-    for server_id, volume, memory in session.execute(
-        select(Snapshot.server_id, Snapshot.volume, Snapshot.memory_volume)
-        .join(Server, Server.id == Snapshot.server_id)
-        .where(Server.host_id == host_id)
-    ):
-        volumes.setdefault(server_id, set()).update({volume, memory} - {None})
-    created = set(
-        session.scalars(
-            select(Operation.server_id)
-            .join(Server, Server.id == Operation.server_id)
-            .where(
-                Server.host_id == host_id,
-                Server.status == Status.ERROR,
-                Operation.verb == Verb.CREATE,
-                Operation.phase == Phase.SUCCEEDED,
-            )
-        )
-    )
-    return {
-        row.id: _Known(
-            row.name,
-            Status(row.status),
-            row.operation_id is not None,
-            row.reserved,
-            frozenset(volumes.get(row.id, ())),
-            row.id in created,
-        )
-        for row in session.scalars(select(Server).where(Server.host_id == host_id))
-    }
-
-
 def audit() -> list[Finding]:
     """Return every difference on every host; an unreachable host is a finding, too."""
     with transaction() as session:
@@ -160,6 +62,10 @@ def audit() -> list[Finding]:
             findings += survey(host_id)
         except InnkeeperError as error:
             findings.append(Finding(name, "host", name, f"cannot be surveyed: {error}"))
+    findings += [
+        Finding("-", "shelf", stray.name, stray.problem, stray.server_id, reapable=stray.reapable)
+        for stray in shelves.strays()
+    ]
     return [*findings, *_states(), *_reservations()]
 
 
@@ -241,12 +147,13 @@ def _domains(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
             continue
         if known is None or known.gone:
             why = "its server is unknown here" if known is None else f"its server is {known.status}"
-            found.append(Finding(host, "domain", domain.name, why, domain.server_id, reapable=True))
+            ours = known is None or known.reapable(domain.name)
+            found.append(Finding(host, "domain", domain.name, why, domain.server_id, reapable=ours))
     present = {domain.server_id for domain in owned}
     found += [
         Finding(host, "domain", known.name, f"missing, though the server is {known.status}", key)
         for key, known in expected.servers.items()
-        if not known.busy and known.status in _STANDING and key not in present
+        if not known.busy and known.here and known.status in _STANDING and key not in present
     ]
     return found
 
@@ -261,9 +168,10 @@ def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
         if known.gone or name not in known.volumes:
             kind = _KINDS.get(name.rpartition(".")[2], ArtifactKind.VOLUME)
             why = f"its server is {known.status} and does not use it"
-            found.append(Finding(expected.host.name, kind, name, why, server_id, reapable=True))
+            ours = known.reapable(name)
+            found.append(Finding(expected.host.name, kind, name, why, server_id, reapable=ours))
     for server_id, known in expected.servers.items():
-        if not known.busy and known.status in _STANDING:
+        if not known.busy and known.here and known.status in _STANDING:
             found += [
                 Finding(expected.host.name, "volume", name, "missing", server_id)
                 for name in sorted(known.volumes - set(names))

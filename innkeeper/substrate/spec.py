@@ -85,8 +85,10 @@ class NetworkSubstrate:
 
     @property
     def workspace(self) -> str:
-        """One state a project and host."""
-        return f"net-{naming.short(self.project_id)}-{naming.short(self.host_id)}"
+        """One state a project and host, and one more for each further network there."""
+        further = self.name.removeprefix(naming.network_name(self.project_id))
+        own = further if further != self.name else ""
+        return f"net-{naming.short(self.project_id)}-{naming.short(self.host_id)}{own}"
 
     @property
     def variables(self) -> dict[str, Any]:

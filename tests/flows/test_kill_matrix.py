@@ -32,6 +32,7 @@ from innkeeper.db.models import (
     Project,
     Quota,
     Server,
+    ShelfFile,
 )
 from innkeeper.db.session import engine_for, transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
@@ -46,6 +47,7 @@ from innkeeper.domain.specs import (
 from innkeeper.domain.steps import STEPS
 from innkeeper.hypervisor import guest, network, shape, storage
 from innkeeper.hypervisor.connection import connect, forget
+from innkeeper.images import shelf
 from innkeeper.lab.fleet import Lab
 from innkeeper.services import accept, identity, operations, reconcile, servers, snapshots, survey
 from innkeeper.services.views import OperationView
@@ -61,7 +63,7 @@ pytestmark = [
 ]
 
 SILENCE = 0.4
-_BARE = {Verb.REBUILD, Verb.RESIZE}
+_BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
 """Verbs that some snapshots are in the way of."""
 FAILING = {
     Verb.CREATE: "verify",
@@ -69,11 +71,20 @@ FAILING = {
     Verb.SNAPSHOT: "adopt-snapshot",
     Verb.REVERT: "adopt-layer",
     Verb.RESIZE: "adopt-shape",
+    Verb.SHELVE: "adopt-shelf",
+    Verb.UNSHELVE: "adopt-disk",
 }
 POINTS = [point for verb in Verb for point in sabotage.points(verb)]
 UNDO_POINTS = [
     point for verb, failing in FAILING.items() for point in sabotage.undo_points(verb, failing)
 ]
+
+
+_UP = {
+    Status.STOPPED: Verb.START,
+    Status.SUSPENDED: Verb.RESUME,
+    Status.SHELVED: Verb.UNSHELVE,
+}
 
 
 @dataclass
@@ -106,8 +117,9 @@ class Stage:
         server_id = self.standing
         allowed = TRANSITIONS[verb].allowed
         while (status := servers.get(server_id).status) not in allowed:
-            away = Verb.SUSPEND if Status.SUSPENDED in allowed else Verb.STOP
-            self.do({Status.STOPPED: Verb.START, Status.SUSPENDED: Verb.RESUME}.get(status, away))
+            away = {Status.SUSPENDED: Verb.SUSPEND, Status.SHELVED: Verb.SHELVE}
+            down = next((away[rest] for rest in allowed if rest in away), Verb.STOP)
+            self.do(_UP.get(status, down))
         body = body or self.prepare(verb)
         if verb is Verb.DELETE:
             self.standing = None
@@ -250,15 +262,28 @@ def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: s
     here = [d for d in guest.owned(conn) if d.server_id == server.id]
     files = [n for n in storage.volume_names(conn, POOL) if server_of(n) == server.id]
     with transaction() as session:
-        held = session.get_one(Server, server.id).reserved
+        row = session.get_one(Server, server.id)
+        held, placed = row.reserved, row.placed
+        on_shelf = session.get(ShelfFile, server.id)
         rows = {
             (row.kind, row.name)
             for row in session.query(Artifact).filter(Artifact.server_id == server.id)
         }
+    there = {n: size for n, size in shelf.sizes().items() if n.startswith(str(server.id))}
     if status in {Status.DELETED, Status.ERROR}:
+        assert (on_shelf, there) == (None, {})
         assert (here, files, rows, held) == ([], [], set(), False)
         return
     assert held
+    assert placed == (status is not Status.SHELVED)
+    if status is Status.SHELVED:
+        assert (here, files, rows) == ([], [], set())
+        assert on_shelf
+        assert there == {on_shelf.name: on_shelf.size_bytes}
+        entries = network.dhcp_hosts(conn, f"innkeeper-{stage.project_id.hex[:8]}")
+        assert server.mac not in [e.mac for e in entries]
+        return
+    assert (on_shelf, there) == (None, {})
     assert len(here) == 1
     assert (here[0].power_state == "running") == (status is Status.ACTIVE)
     _agreed(conn, server.id)

@@ -146,7 +146,8 @@ class Lives(RuleBasedStateMachine):
         standing = [row for row in rows if row.status not in {Status.DELETED, Status.ERROR}]
         assert rows == standing
         assert held.servers == len(standing)
-        assert held.memory_mib == sum(row.memory_mib for row in standing)
+        assert all(row.placed == (row.status != Status.SHELVED) for row in standing)
+        assert held.memory_mib == sum(row.memory_mib for row in standing if row.placed)
 
     def teardown(self) -> None:
         """Delete what is left, so that the next life begins with nothing."""

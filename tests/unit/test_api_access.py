@@ -27,6 +27,8 @@ ROUTES_OF_A_SERVER = [
     ("POST", "/servers/{server}/actions/suspend"),
     ("POST", "/servers/{server}/actions/resume"),
     ("POST", "/servers/{server}/actions/resize"),
+    ("POST", "/servers/{server}/actions/shelve"),
+    ("POST", "/servers/{server}/actions/unshelve"),
     ("GET", "/servers/{server}/snapshots"),
     ("POST", "/servers/{server}/snapshots"),
     ("GET", "/servers/{server}/snapshots/{server}"),

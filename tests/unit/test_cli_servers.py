@@ -78,6 +78,15 @@ def test_create_of_several_stops_at_the_first_refusal(paper: PaperApi) -> None:
         (["suspend", "web"], "POST", "/actions/suspend", {"mode": "save"}),
         (["suspend", "web", "--pause"], "POST", "/actions/suspend", {"mode": "pause"}),
         (["resume", "web"], "POST", "/actions/resume", {}),
+        (["shelve", "web"], "POST", "/actions/shelve", {}),
+        (
+            ["shelve", "web", "--acpi-seconds", "5"],
+            "POST",
+            "/actions/shelve",
+            {"acpi_seconds": 5.0},
+        ),
+        (["unshelve", "web"], "POST", "/actions/unshelve", {}),
+        (["unshelve", "web", "--host", "b"], "POST", "/actions/unshelve", {"host": "b"}),
         (["rebuild", "web", "--yes"], "POST", "/actions/rebuild", {}),
         (["rebuild", "web", "-y", "--image", "t"], "POST", "/actions/rebuild", {"image": "t"}),
         (

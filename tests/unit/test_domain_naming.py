@@ -32,6 +32,12 @@ def test_names_are_these_for_ever() -> None:
     assert naming.network_name(OTHER) == "innkeeper-01234567"
     assert naming.bridge_name(OTHER, SERVER) == "ik-3db5a769"
     assert naming.image_volume("5f" * 32) == "image-5f5f5f5f5f5f5f5f.qcow2"
+    assert naming.network_name(OTHER, "10.64.7.0/24") == "innkeeper-01234567-10-64-7-0"
+    assert naming.bridge_name(OTHER, SERVER, "10.64.7.0/24") != naming.bridge_name(OTHER, SERVER)
+    assert naming.shelf_file(SERVER, OTHER, 3) == f"{SERVER}.01234567-3.qcow2"
+    assert naming.born_of(naming.root_volume(SERVER)) is None
+    rebuilt = naming.rebuilt_volume(SERVER, OTHER)
+    assert naming.born_of(rebuilt) == naming.born_of(naming.overlay(rebuilt, SERVER)) == "01234567"
 
 
 @given(ids, ids, names)

@@ -31,6 +31,7 @@ capacities = st.builds(
     memory_overcommit=st.sampled_from([0.9, 1.0, 1.5]),
     reserved=st.builds(Demand, st.integers(0, 128), st.integers(0, 131072), st.integers(0, 2000)),
     free_ports=st.integers(0, 3),
+    objections=st.sampled_from([(), ("its port is taken",), ("not this one", "nor this")]),
 )
 fleets = st.lists(capacities, max_size=8, unique_by=(lambda c: c.host_id, lambda c: c.name))
 

@@ -81,6 +81,8 @@ Linux allows 1 to 15 characters in the name of a bridge.
 def test_names_and_variables_are_derived() -> None:
     assert HOST.workspace == "host-11111111"
     assert NETWORK.workspace == "net-22222222-11111111"
+    further = replace(NETWORK, name="innkeeper-22222222-10-64-9-0")
+    assert further.workspace == "net-22222222-11111111-10-64-9-0"
     assert NETWORK.gateway_cidr == "10.64.7.1/24"
     assert HOST.variables["pool"] == {"name": "innkeeper", "path": "/var/lib/innkeeper"}
     assert list(HOST.variables["images"]) == ["image-a.qcow2", "image-b.qcow2"]

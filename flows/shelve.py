@@ -1,0 +1,41 @@
+"""Shelve a server."""
+
+from uuid import UUID
+
+from prefect import flow
+
+from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.specs import ShelveRequest
+from tasks.edge import close_forward
+from tasks.guest import prove_gone, undefine_domain
+from tasks.network import remove_lease
+from tasks.operation import operation
+from tasks.seed import delete_seed
+from tasks.shelf import adopt_shelf, rest_guest, shelve_disk
+from tasks.step import together
+from tasks.storage import delete_volume
+
+
+@flow(name="shelve-server")
+async def shelve_server(
+    request: ShelveRequest | None = None,
+    server: str | None = None,
+    operation_id: UUID | None = None,
+    project: str = "default",
+) -> None:
+    """Put a server's disk, compressed, on the shelf and give its host's capacity back.
+
+    Args:
+        request: how long a running guest may take to stop; the defaults suit most.
+        server: name or id of the server; fill this in when starting from the Prefect UI.
+        operation_id: set by API and CLI, whose request is accepted already; leave empty here.
+        project: name of the project that owns the server.
+    """
+    async with operation(
+        Verb.SHELVE, request, operation_id, server=server, project=project
+    ) as claim:
+        await rest_guest(claim)
+        await shelve_disk(claim)
+        await adopt_shelf(claim)
+        await together(claim, close_forward, remove_lease, undefine_domain, delete_seed)
+        await together(claim, delete_volume, prove_gone)

@@ -1,0 +1,112 @@
+"""Whole volumes to and from this machine, as streams of the libvirt connection.
+
+Other than in `storage` nobody waits for his turn meanwhile: it may take minutes, and libvirt
+allows everything else beside it.
+"""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import libvirt
+
+from innkeeper.errors import TransientError
+from innkeeper.hypervisor import storage
+from innkeeper.hypervisor.errors import translated
+
+Tell = Callable[[int], None]
+"""Is told often how many bytes have passed so far; may raise to stop."""
+
+_PIECE = 256 << 10  # what libvirt puts into one message of a stream, at most
+
+
+class VolumeCut(TransientError):
+    """A stream ended before the volume did."""
+
+
+@translated()
+def bring(
+    conn: libvirt.virConnect, pool: str, name: str, target: Path, *, tell: Tell
+) -> tuple[int, str]:
+    """Copy a volume's file to a new local file; return its length and the BLAKE2b of its content.
+
+    BLAKE2b is what `b2sum` computes; it is three times as fast as SHA-256 where the processor has
+    no instructions for that.
+
+    Raises:
+        VolumeAbsent, PoolAbsent: there is none.
+        OSError: the file cannot be written, for example because no space is left.
+    """
+    volume = conn.storagePoolLookupByName(pool).storageVolLookupByName(name)
+    digest, passed = hashlib.blake2b(), 0
+    stream = conn.newStream(0)
+    try:
+        volume.download(stream, 0, 0)
+        with target.open("xb") as file:
+            while piece := stream.recv(_PIECE):
+                file.write(piece)
+                digest.update(piece)
+                passed += len(piece)
+                tell(passed)
+        stream.finish()
+    except BaseException:
+        _abort(stream)
+        raise
+    return passed, digest.hexdigest()
+
+
+@translated()
+def send(conn: libvirt.virConnect, pool: str, name: str, source: Path, *, tell: Tell) -> str:
+    """Make a volume with exactly the content of a local file; return the SHA-256 of what was sent.
+
+    One of that name is replaced. A failed one is deleted.
+
+    Raises:
+        PoolFull, PoolBusy: as they say.
+        VolumeCut: not everything arrived.
+    """
+    length = source.stat().st_size
+    storage.make_room(conn, pool, name, length)
+    try:
+        digest = _send(conn, pool, name, source, length, tell)
+        storage.look_again(conn, pool)
+    except BaseException:
+        with suppress(libvirt.libvirtError, TransientError):
+            storage.delete_volume(conn, pool, name)
+        raise
+    return digest
+
+
+def _send(
+    conn: libvirt.virConnect, pool: str, name: str, source: Path, length: int, tell: Tell
+) -> str:
+    volume = conn.storagePoolLookupByName(pool).storageVolLookupByName(name)
+    digest, passed = hashlib.sha256(), 0
+    stream = conn.newStream(0)
+    try:
+        volume.upload(stream, 0, length)
+        with source.open("rb") as file:
+            while piece := file.read(_PIECE):
+                digest.update(piece)
+                _push(stream, piece)
+                passed += len(piece)
+                tell(passed)
+        stream.finish()
+    except BaseException:
+        _abort(stream)
+        raise
+    return digest.hexdigest()
+
+
+def _push(stream: libvirt.virStream, piece: bytes) -> None:
+    while piece:
+        taken = stream.send(piece)
+        if taken <= 0:
+            raise VolumeCut("A volume was cut off while it was sent: it is sent again.")
+        piece = piece[taken:]
+
+
+def _abort(stream: libvirt.virStream) -> None:
+    with suppress(libvirt.libvirtError):
+        stream.abort()

@@ -1,0 +1,142 @@
+"""What the database expects to be on one host."""
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import or_, select
+from sqlalchemy.orm import Session
+
+from innkeeper.db.models import (
+    Artifact,
+    Disk,
+    Host,
+    Network,
+    Nic,
+    Operation,
+    Project,
+    Server,
+    Snapshot,
+)
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import Phase, Status, Verb
+from innkeeper.domain.naming import seed_of
+
+
+@dataclass(frozen=True)
+class Known:
+    """A server as the database knows it."""
+
+    name: str
+    status: Status
+    busy: bool
+    reserved: bool
+    volumes: frozenset[str]
+    created: bool
+    here: bool
+    made: frozenset[str]
+
+    @property
+    def gone(self) -> bool:
+        """Tell whether nothing of it should be here: deleted, created in vain, or elsewhere."""
+        vain = self.status is Status.ERROR and not self.created
+        absent = self.status is Status.DELETED or vain or not self.reserved or not self.here
+        return not self.busy and absent
+
+    def reapable(self, name: str) -> bool:
+        """Tell whether a thing of a server that is gone may be removed.
+
+        Of a shelved server only what we know to have put here: should the database be older than
+        what it tells of, the rest is perhaps all that there is of it.
+        """
+        return self.status is not Status.SHELVED or name in self.made
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the database expects of one host."""
+
+    host: Host
+    projects: frozenset[UUID]
+    servers: dict[UUID, Known]
+    networks: dict[str, str]
+    macs: dict[str, UUID]
+    artifacts: tuple[Artifact, ...]
+
+
+def expectation(host_id: UUID) -> Expectation:
+    """Return what should be on a host."""
+    with transaction() as session:
+        host = session.get_one(Host, host_id)
+        networks = session.execute(
+            select(Network.name, Network.bridge).where(Network.host_id == host_id)
+        ).tuples()
+        macs = session.execute(
+            select(Nic.mac, Nic.server_id)
+            .join(Network, Network.id == Nic.network_id)
+            .join(Server, Server.id == Nic.server_id)
+            .where(
+                Network.host_id == host_id,
+                or_(Server.placed, Server.operation_id.is_not(None)),
+            )
+        ).tuples()
+        rows = session.scalars(select(Artifact).where(Artifact.host_id == host_id))
+        return Expectation(
+            host,
+            frozenset(session.scalars(select(Project.id))),
+            _servers(session, host_id),
+            dict(networks.all()),
+            dict(macs.all()),
+            tuple(rows),
+        )
+
+
+def _servers(session: Session, host_id: UUID) -> dict[UUID, Known]:
+    volumes: dict[UUID, set[str]] = {}
+    for server_id, volume in session.execute(
+        select(Disk.server_id, Disk.volume)
+        .join(Server, Server.id == Disk.server_id)
+        .where(Server.host_id == host_id)
+    ):
+        volumes.setdefault(server_id, set()).update({volume, seed_of(volume)})
+    for server_id, volume, memory in session.execute(
+        select(Snapshot.server_id, Snapshot.volume, Snapshot.memory_volume)
+        .join(Server, Server.id == Snapshot.server_id)
+        .where(Server.host_id == host_id)
+    ):
+        volumes.setdefault(server_id, set()).update({volume, memory} - {None})
+    created = set(
+        session.scalars(
+            select(Operation.server_id)
+            .join(Server, Server.id == Operation.server_id)
+            .where(
+                Server.host_id == host_id,
+                Server.status == Status.ERROR,
+                Operation.verb == Verb.CREATE,
+                Operation.phase == Phase.SUCCEEDED,
+            )
+        )
+    )
+    made: dict[UUID, set[str]] = {}
+    for maker, name in session.execute(
+        select(Artifact.server_id, Artifact.name).where(
+            Artifact.host_id == host_id, Artifact.server_id.is_not(None)
+        )
+    ):
+        made.setdefault(maker, set()).add(name)
+    # One that left something here and is on another host by now counts, too.
+    known = session.scalars(
+        select(Server).where(or_(Server.host_id == host_id, Server.id.in_(made)))
+    )
+    return {
+        row.id: Known(
+            row.name,
+            Status(row.status),
+            row.operation_id is not None,
+            row.reserved,
+            frozenset(volumes.get(row.id, ()) if row.placed else ()),
+            row.id in created,
+            row.placed and row.host_id == host_id,
+            frozenset(made.get(row.id, ())),
+        )
+        for row in known
+    }

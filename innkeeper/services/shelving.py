@@ -1,0 +1,79 @@
+"""What may go onto the shelf and where it comes back: decided in the accepting transaction."""
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from innkeeper.db.models import Disk, Host, PortForward, Project, Server
+from innkeeper.domain.placement import Capacity, Demand, place, require_chosen
+from innkeeper.domain.quotas import Amounts, require_within
+from innkeeper.domain.specs import ShelveRequest, UnshelveRequest
+from innkeeper.errors import Conflict, NotFound
+from innkeeper.services import reservations
+
+ANOTHER = "another host was asked for"
+
+
+def prepare(session: Session, server: Server, body: BaseModel) -> dict[str, Any]:
+    """Look whether a server may go onto the shelf; reserve what one that leaves it takes.
+
+    For an unshelving the caller holds the project's lock, as for a create. Other verbs need
+    nothing of this.
+
+    Raises:
+        Conflict: it has more than the one disk that the shelf keeps.
+        QuotaExceeded, NoHostFits, NotFound: nothing was reserved.
+    """
+    if isinstance(body, ShelveRequest):
+        _refuse_further_disks(session, server)
+    return _unshelve(session, server, body) if isinstance(body, UnshelveRequest) else {}
+
+
+def _refuse_further_disks(session: Session, server: Server) -> None:
+    disks = session.scalars(select(Disk.volume).where(Disk.server_id == server.id)).all()
+    if len(disks) > 1:
+        raise Conflict(
+            f"'{server.name}' has {len(disks)} disks ({', '.join(sorted(disks))}), and the shelf "
+            "keeps the root disk alone: detach the others first."
+        )
+
+
+def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[str, Any]:
+    quota = session.get_one(Project, server.project_id).quota
+    require_within(  # its place among the servers and its disk were never given back
+        Amounts(-1, quota.vcpus, quota.memory_mib, -1),
+        reservations.reserved_by_project(session, server.project_id),
+        Amounts(0, server.vcpus, server.memory_mib, 0),
+    )
+    if body.host and not session.scalar(select(Host.id).where(Host.name == body.host)):
+        raise NotFound(f"There is no host '{body.host}': see `innkeeper host list`.")
+    demand = Demand(server.vcpus, server.memory_mib, server.disk_gib)
+    capacities = reservations.capacities(session, lock=True)
+    verdict = place(demand, [_judged(session, server, host, body.host) for host in capacities])
+    host = session.get_one(Host, require_chosen(verdict))
+    reservations.move(session, server, host)
+    return {"verdict": verdict.as_dict()}
+
+
+def _judged(session: Session, server: Server, capacity: Capacity, wanted: str | None) -> Capacity:
+    """Return a host with what this one server has against it; it brings its own port."""
+    objections = []
+    if wanted not in {None, capacity.name}:
+        objections.append(ANOTHER)
+    host = session.get_one(Host, capacity.host_id)
+    before = session.get(Host, server.host_id) if server.host_id else None
+    if before is not None and (before.virt_type == "test") != (host.virt_type == "test"):
+        objections.append("one of it and the server is simulated, the other is not")
+    ports = session.scalars(select(PortForward.port).where(PortForward.server_id == server.id))
+    taken = session.scalars(
+        select(PortForward.port).where(
+            PortForward.host_id == host.id,
+            PortForward.server_id != server.id,
+            PortForward.port.in_(ports.all()),
+        )
+    ).all()
+    objections += [f"another server has its forward port {port} there" for port in taken]
+    return replace(capacity, free_ports=1, objections=tuple(objections))

@@ -1,0 +1,84 @@
+"""Whole volumes as streams, and checksums by the host: on a real libvirt only."""
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from innkeeper.host import checksum
+from innkeeper.host.local import LocalChannel
+from innkeeper.hypervisor import haul, storage
+from innkeeper.hypervisor.errors import VolumeAbsent
+
+if TYPE_CHECKING:
+    from tests.contract.conftest import Host
+
+pytestmark = pytest.mark.parametrize(
+    "host", [pytest.param("lab", marks=pytest.mark.lab)], indirect=True
+)
+
+POOL = "innkeeper"
+CONTENT = os.urandom(3 * (256 << 10) + 17)
+NAME = f"{uuid4()}-root.qcow2"
+
+
+def _silent(_passed: int) -> None:
+    return
+
+
+def _sent(host: "Host", tmp_path: Path, content: bytes = CONTENT) -> Path:
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    told: list[int] = []
+    sent = haul.send(host.conn, POOL, NAME, source, tell=told.append)
+    assert sent == hashlib.sha256(content).hexdigest()
+    assert told[-1] == len(content)
+    return storage.volume_path(host.conn, POOL, NAME)
+
+
+def test_what_is_sent_arrives_whole_private_and_replaces(host: "Host", tmp_path: Path) -> None:
+    _sent(host, tmp_path, b"before")
+    path = _sent(host, tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_is_brought_is_the_same(host: "Host", tmp_path: Path) -> None:
+    _sent(host, tmp_path)
+    target, told = tmp_path / "target", []
+    length, digest = haul.bring(host.conn, POOL, NAME, target, tell=told.append)
+    assert target.read_bytes() == CONTENT
+    assert (length, digest) == (len(CONTENT), hashlib.blake2b(CONTENT).hexdigest())
+    assert told[-1] == length
+
+
+def test_the_host_computes_the_same(host: "Host", tmp_path: Path) -> None:
+    path, channel = _sent(host, tmp_path), LocalChannel()  # a lab's pool has one path everywhere
+    checksum.settle(channel, path, len(CONTENT))
+    assert checksum.sha256(channel, path, 0) == hashlib.sha256(CONTENT).hexdigest()
+    assert checksum.blake2b(channel, path, 0) == hashlib.blake2b(CONTENT).hexdigest()
+
+
+def test_who_stops_it_leaves_no_volume(host: "Host", tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(CONTENT)
+
+    def stop(_passed: int) -> None:
+        raise KeyError("stopped")
+
+    with pytest.raises(KeyError):
+        haul.send(host.conn, POOL, NAME, source, tell=stop)
+    assert NAME not in storage.volume_names(host.conn, POOL)
+    _sent(host, tmp_path)  # the connection is as good as before
+    with pytest.raises(KeyError):
+        haul.bring(host.conn, POOL, NAME, tmp_path / "target", tell=stop)
+    assert NAME in storage.volume_names(host.conn, POOL)
+
+
+def test_what_is_not_there_cannot_be_brought(host: "Host", tmp_path: Path) -> None:
+    with pytest.raises(VolumeAbsent):
+        haul.bring(host.conn, POOL, NAME, tmp_path / "target", tell=_silent)
