@@ -73,6 +73,11 @@ ROUTES_OF_ALL = [
     ("GET", "/projects"),
     ("GET", "/roles"),
     ("GET", "/events"),
+    ("GET", "/snapshot-policies"),
+    ("POST", "/snapshot-policies"),
+    ("GET", "/snapshot-policies/{id}"),
+    ("PATCH", "/snapshot-policies/{id}"),
+    ("DELETE", "/snapshot-policies/{id}"),
 ]
 BODIES: dict[str, Any] = {
     "/hosts": {"name": "h", "uri": "test:///default"},
@@ -83,6 +88,8 @@ BODIES: dict[str, Any] = {
     "/servers": {"name": "s", "plan": "tiny"},
     "/hosts/{id}": {},
     "/projects/{id}/quota": {},
+    "/snapshot-policies": {"name": "p", "schedule": "daily:1"},
+    "/snapshot-policies/{id}": {},
 }
 
 
