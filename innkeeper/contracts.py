@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import (
+    CloneRequest,
     ConfigureRequest,
     DeleteSnapshotRequest,
     NoParameters,
@@ -35,6 +36,8 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.SNAPSHOT: SnapshotRequest,
     Verb.REVERT: RevertRequest,
     Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest,
+    Verb.CLONE: CloneRequest,
+    Verb.FLATTEN: NoParameters,
 }
 
 RECONCILE = "reconcile/reconcile"

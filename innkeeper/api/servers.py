@@ -209,4 +209,5 @@ _action(Verb.REBOOT, RebootRequest, "Reboot a server, soft (asking the guest) or
 _action(Verb.REBUILD, RebuildRequest, "Give a server a fresh root disk; its data there is lost.")
 _action(Verb.SUSPEND, SuspendRequest, "Suspend a server: its memory is kept, nothing in it ends.")
 _action(Verb.RESUME, NoParameters, "Wake a suspended server where it stood.")
+_action(Verb.FLATTEN, NoParameters, "Make a linked clone's disk independent of its source.")
 _action(Verb.CONFIGURE, ConfigureRequest, "Apply Ansible roles to a running server.")

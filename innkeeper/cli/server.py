@@ -10,6 +10,7 @@ import typer
 from innkeeper.cli import accepted, login, lookup, request
 from innkeeper.cli import output as out
 from innkeeper.cli.client import Client, Json, connect
+from innkeeper.cli.clone import clone
 from innkeeper.cli.create import create
 from innkeeper.cli.failures import UsageFailure
 from innkeeper.cli.options import (
@@ -28,6 +29,7 @@ from innkeeper.services.views import ServerView
 
 app = typer.Typer(no_args_is_help=True, help="Servers: create, look at, operate, delete.")
 app.command()(create)
+app.command()(clone)
 
 
 @app.command("list")
@@ -179,6 +181,19 @@ def rebuild(
     out.confirm(f"Erase the root disk of {', '.join(names)}?", yes=yes)
     body = {"image": image} if image else {}
     _act("rebuild", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+def flatten(
+    names: ServerNames,
+    *,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make the disks of linked clones independent of their sources, while they run."""
+    _act("flatten", names, {}, idempotency_key, project, wait=wait, output=output)
 
 
 @app.command()

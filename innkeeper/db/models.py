@@ -206,6 +206,10 @@ class Disk(Base):
     size_gib: Mapped[int] = mapped_column(default=1)
     target: Mapped[str] = mapped_column(String(8), default="vda")
     snapshot_id: Mapped[UUID | None] = mapped_column(default=None)  # whose frozen file it lies on
+    # Another server's snapshot, beneath all layers of this disk: a linked clone's.
+    base_snapshot_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("snapshots.id"), default=None, index=True
+    )
 
 
 class Snapshot(Base):
@@ -239,6 +243,7 @@ class Snapshot(Base):
     max_age_seconds: Mapped[int | None] = mapped_column(default=None)
     delete_on_server_delete: Mapped[bool] = mapped_column(default=True)
     policy_id: Mapped[UUID | None] = mapped_column(default=None)
+    for_clones: Mapped[bool] = mapped_column(default=False)  # goes when no clone needs it
     fault: Mapped[str | None] = mapped_column(String(4096), default=None)
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
 

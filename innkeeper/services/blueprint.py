@@ -91,7 +91,14 @@ class SnapshotBlueprint:
     memory_volume: str | None
 
 
-_ON_SNAPSHOTS = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.DELETE}
+_ON_SNAPSHOTS = {
+    Verb.SNAPSHOT,
+    Verb.REVERT,
+    Verb.DELETE_SNAPSHOT,
+    Verb.DELETE,
+    Verb.CLONE,
+    Verb.FLATTEN,
+}
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,7 @@ class Blueprint:
     ssh_port: int
     root_volume: str
     lies_on: UUID | None
+    base_volume: str | None
     snapshots: tuple[SnapshotBlueprint, ...]
     ssh_keys: tuple[str, ...]
     packages: tuple[str, ...]
@@ -200,9 +208,10 @@ class Blueprint:
 
     @property
     def layers(self) -> Layers:
-        """All files of the server's disk."""
+        """All files of the server's disk; what a linked clone stands on is another server's."""
         frozen = (Layer(s.id, s.parent_id, s.volume) for s in self.snapshots if s.volume)
-        return Layers(self.disk_image.volume, tuple(frozen), self.root_volume, self.lies_on)
+        ground = self.base_volume or self.disk_image.volume
+        return Layers(ground, tuple(frozen), self.root_volume, self.lies_on)
 
     @property
     def disk_bytes(self) -> int:
@@ -234,16 +243,24 @@ def _snapshots(session: Session, server_id: UUID) -> tuple[SnapshotBlueprint, ..
 
 
 def load(
-    session: Session, operation_id: UUID, step: OperationStep | None = None, *, done: bool = False
+    session: Session,
+    operation_id: UUID,
+    step: OperationStep | None = None,
+    *,
+    done: bool = False,
+    subject: UUID | None = None,
 ) -> Blueprint:
     """Return the blueprint of an operation's server, with what `step` noted earlier.
+
+    `subject` is another server that the operation holds, and that is wanted instead.
 
     Raises:
         NotFound: the operation, or something that its server stands on, is not there.
     """
     row = session.execute(
         select(Operation, Server, Host, Network, Nic, Address, PortForward, Disk, Image)
-        .join(Server, Server.id == Operation.server_id)
+        .select_from(Operation)
+        .join(Server, Server.id == (subject or Operation.server_id))
         .join(Host, Host.id == Server.host_id)
         .join(Nic, Nic.server_id == Server.id)
         .join(Network, Network.id == Nic.network_id)
@@ -263,6 +280,7 @@ def load(
         image = session.scalars(select(Image).where(Image.name == wanted)).one_or_none() or image
     verb = Verb(operation.verb)
     snapshots = _snapshots(session, server.id) if verb in _ON_SNAPSHOTS else ()
+    base = session.get(Snapshot, disk.base_snapshot_id) if disk.base_snapshot_id else None
     roles = json.loads(operation.secret_request or server.role_requests or "[]")
     return Blueprint(
         server_id=server.id,
@@ -299,6 +317,7 @@ def load(
         ssh_port=forward.port,
         root_volume=disk.volume,
         lies_on=disk.snapshot_id,
+        base_volume=base.volume if base else None,
         snapshots=snapshots,
         ssh_keys=tuple(server.request.get("ssh_keys", ())),
         packages=tuple(server.request.get("packages", ())),

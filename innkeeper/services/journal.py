@@ -27,6 +27,7 @@ from innkeeper.db.models import (
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import (
+    BIRTHS,
     IRREVOCABLE,
     TRANSITIONS,
     Phase,
@@ -36,7 +37,7 @@ from innkeeper.domain.lifecycle import (
 )
 from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
-from innkeeper.services import blueprint, events, layering, policies
+from innkeeper.services import blueprint, events, layering, lineage, policies
 from innkeeper.services.blueprint import Blueprint
 
 Made = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
@@ -147,7 +148,8 @@ def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = Fal
             row.attempt = held.attempt
         row.state, row.detail, row.ended_at = ("undoing" if undo else "begun"), None, None
         session.flush()
-        plan = blueprint.load(session, held.operation_id, row, done=was_done)
+        subject = lineage.subject_of(operation, step)
+        plan = blueprint.load(session, held.operation_id, row, done=was_done, subject=subject)
         for kind, name in makes(plan) if makes and not undo else ():
             _intend(session, plan, kind, name)
         return plan
@@ -300,6 +302,8 @@ def complete(held: Claim, reason: str = "") -> None:
         server.status, server.fault = after, None
         if held.verb is Verb.CONFIGURE:
             _keep_roles(server, operation)
+        if held.verb is Verb.CLONE and operation.request["mode"] == "full":
+            lineage.stand_alone(session, server.id)
         _end(session, operation, server, Phase.SUCCEEDED)
         _record(session, operation, server, f"server.{held.verb}.done", before, reason)
 
@@ -321,7 +325,7 @@ def undone(held: Claim) -> None:
         server.status = TRANSITIONS[held.verb].undone or previous
         server.fault = operation.error
         layering.settle(session, operation)
-        if held.verb is Verb.CREATE and not has_artifacts(session, server.id):
+        if held.verb in BIRTHS and not has_artifacts(session, server.id):
             release(session, server)
         phase = Phase.CANCELLED if operation.cancel_requested else Phase.FAILED
         _end(session, operation, server, phase)
@@ -333,6 +337,7 @@ def _end(session: Session, operation: Operation, server: Server, phase: Phase) -
     operation.phase, operation.ended_at = phase, now()
     operation.secret_request = None
     server.operation_id, server.updated_at = None, now()
+    lineage.let_go(session, operation)
     session.flush()
 
 

@@ -24,7 +24,7 @@ from innkeeper.db.models import (
     Snapshot,
 )
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Phase, Status, Verb
+from innkeeper.domain.lifecycle import BIRTHS, Phase, Status
 from innkeeper.domain.naming import POOL, console_log, console_owner, seed_of, server_of
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import InnkeeperError
@@ -132,7 +132,7 @@ def _servers(session: Session, host_id: UUID) -> dict[UUID, _Known]:
             .where(
                 Server.host_id == host_id,
                 Server.status == Status.ERROR,
-                Operation.verb == Verb.CREATE,
+                Operation.verb.in_(BIRTHS),
                 Operation.phase == Phase.SUCCEEDED,
             )
         )

@@ -21,6 +21,7 @@ STATUSES = list(Status)
 VERBS = list(Verb)
 
 SNAPSHOTS = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT}
+CLONES = {Verb.CLONE, Verb.FLATTEN}
 
 # Written out once more by hand: a change of the table has to be meant.
 ALLOWED = {
@@ -34,8 +35,9 @@ ALLOWED = {
         Verb.SUSPEND,
         Verb.DELETE,
         *SNAPSHOTS,
+        *CLONES,
     },
-    Status.STOPPED: {Verb.START, Verb.REBUILD, Verb.DELETE, *SNAPSHOTS},
+    Status.STOPPED: {Verb.START, Verb.REBUILD, Verb.DELETE, *SNAPSHOTS, *CLONES},
     Status.SUSPENDED: {Verb.RESUME, Verb.DELETE},
     Status.SHELVED: {Verb.DELETE},
     Status.ERROR: {Verb.DELETE},

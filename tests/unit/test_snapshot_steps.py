@@ -3,103 +3,21 @@
 What a kill does to them is shown by tests/flows/test_kill_matrix.py.
 """
 
-import importlib
 from datetime import timedelta
-from typing import Any
-from uuid import UUID
 
-import libvirt
 import pytest
 from conftest import Catalogue
-from pydantic import BaseModel
+from stepwise import Life
 
-from innkeeper.db.models import Artifact, Disk, Host, Server, Snapshot
+from innkeeper.db.models import Artifact, Snapshot
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Phase, Status, Verb
-from innkeeper.domain.naming import POOL, server_of
-from innkeeper.domain.specs import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
+from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.specs import RevertRequest, SnapshotRequest
 from innkeeper.domain.steps import STEPS
-from innkeeper.errors import InnkeeperError
-from innkeeper.hypervisor import snapshot as adapter
-from innkeeper.hypervisor import storage
-from innkeeper.hypervisor.connection import connect
-from innkeeper.services import accept, journal, operations, servers, snapshots, survey
-from innkeeper.services.views import OperationView
+from innkeeper.services import operations, servers, snapshots, survey
 from tasks import reconciliation
-from tasks.step import declared
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-
-
-class Life:
-    """A server on a simulated host and what is done to it."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
-        for verb in Verb:
-            importlib.import_module(f"flows.{verb.replace('-', '_')}")
-        view = catalogue.create("web")
-        self.server_id = view.server_id
-        self.carry(view)
-
-    def carry(self, view: OperationView, *, failing: str = "") -> OperationView:
-        """Do an operation's steps in order; undo them when one fails."""
-        held = journal.claim(view.id)
-        try:
-            for name in STEPS[view.verb]:
-                declared(name)._attempt(held, undo=False)
-                if name == failing:
-                    raise InnkeeperError(f"{name} was made to fail")  # noqa: TRY301 - as steps do
-            journal.complete(held)
-        except InnkeeperError as error:
-            for begun in journal.undoing(held, str(error)):
-                if declared(begun.name).undo:
-                    declared(begun.name)._attempt(held, undo=True)
-            journal.undone(held)
-        return operations.get(view.id)
-
-    def do(self, verb: Verb, body: BaseModel | None = None, *, failing: str = "") -> OperationView:
-        view = accept.request(verb, self.server_id, body, project_id=None, actor="me")
-        ended = self.carry(view, failing=failing)
-        assert (ended.phase is Phase.FAILED) == bool(failing), ended.error
-        assert survey.audit() == []
-        return ended
-
-    def take(self, name: str, **fields: Any) -> UUID:
-        taken = self.do(Verb.SNAPSHOT, SnapshotRequest(name=name, **fields)).snapshot_id
-        assert taken is not None
-        return taken
-
-    def delete(self, name: str, **more: Any) -> OperationView:
-        return self.do(Verb.DELETE_SNAPSHOT, DeleteSnapshotRequest(snapshot=name), **more)
-
-    @property
-    def conn(self) -> libvirt.virConnect:
-        with transaction() as session:
-            server = session.get_one(Server, self.server_id)
-            return connect(session.get_one(Host, server.host_id).uri)
-
-    def files(self) -> dict[str, str]:
-        """Return the server's files and what each leans on."""
-        found = {}
-        for name in storage.volume_names(self.conn, POOL):
-            if server_of(name) == self.server_id:
-                leans_on = storage.leans_on(self.conn, POOL, name)
-                found[name] = leans_on.name if leans_on else ""
-        return found
-
-    @property
-    def disk(self) -> str:
-        """Return the disk that database and domain agree on."""
-        with transaction() as session:
-            volume = session.query(Disk).filter(Disk.server_id == self.server_id).one().volume
-        assert adapter.root_disk(self.conn, self.server_id).name == volume
-        return volume
-
-    def volume(self, name: str) -> str:
-        """Return the frozen file of a snapshot."""
-        with transaction() as session:
-            return session.query(Snapshot).filter(Snapshot.name == name).one().volume or ""
 
 
 @pytest.fixture
