@@ -78,6 +78,7 @@ def test_create_of_several_stops_at_the_first_refusal(paper: PaperApi) -> None:
         (["suspend", "web"], "POST", "/actions/suspend", {"mode": "save"}),
         (["suspend", "web", "--pause"], "POST", "/actions/suspend", {"mode": "pause"}),
         (["resume", "web"], "POST", "/actions/resume", {}),
+        (["flatten", "web"], "POST", "/actions/flatten", {}),
         (["rebuild", "web", "--yes"], "POST", "/actions/rebuild", {}),
         (["rebuild", "web", "-y", "--image", "t"], "POST", "/actions/rebuild", {"image": "t"}),
         (
