@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import (
+    clones,
     control_plane,
     create_steps,
     footprint,
@@ -37,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[Estate], list[Table]]] = {
     "create_steps": create_steps.run,
     "rivals": rivals.run,
     "power": power.run,
+    "clones": clones.run,
     "control_plane": control_plane.run,
 }
 
