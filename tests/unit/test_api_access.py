@@ -27,7 +27,6 @@ ROUTES_OF_A_SERVER = [
     ("POST", "/servers/{server}/actions/resume"),
     ("POST", "/servers/{server}/actions/flatten"),
     ("GET", "/servers/{server}/clones"),
-    ("POST", "/servers/{server}/clones"),
     ("GET", "/servers/{server}/snapshots"),
     ("POST", "/servers/{server}/snapshots"),
     ("GET", "/servers/{server}/snapshots/{server}"),

@@ -260,6 +260,7 @@ def test_the_api_of_clones(api: Api) -> None:
     flat = api("POST", f"/servers/{operation['server_id']}/actions/flatten")
     assert (flat.status_code, flat.json()["verb"]) == (202, "flatten")
     assert api("GET", path, "stranger").status_code == 404
+    problem(api("POST", path, "stranger", json={"name": "mine"}), 404, "not-found")
 
 
 FACTS = """\
