@@ -164,8 +164,10 @@ def test_a_clone_has_snapshots_and_clones_of_its_own(life: Life) -> None:
     assert twin.files()[twin.disk] == root, "its source is still needed"
 
 
-@pytest.mark.parametrize("failing", STEPS[Verb.CLONE])
-@pytest.mark.parametrize("mode", ["linked", "full"])
+@pytest.mark.parametrize(
+    ("failing", "mode"),
+    [*((step, "linked") for step in STEPS[Verb.CLONE]), ("copy", "full"), ("start", "full")],
+)
 def test_a_failed_clone_leaves_nothing(life: Life, failing: str, mode: str) -> None:
     life.take("one")
     before, disk = life.files(), life.disk
