@@ -1,7 +1,7 @@
 """The tables. Rules that the database itself can keep (uniqueness, references) are kept here."""
 
-from datetime import UTC, datetime
-from typing import Any, dataclass_transform
+from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
@@ -10,38 +10,15 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from innkeeper.db.types import EncryptedText, UtcDateTime
-
-_NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-
-
-def now() -> datetime:
-    """Return the current instant in UTC."""
-    return datetime.now(UTC)
-
-
-@dataclass_transform(kw_only_default=True, field_specifiers=(mapped_column, relationship))
-class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
-    """Base of all tables."""
-
-    metadata = MetaData(naming_convention=_NAMING)
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
-        datetime: UtcDateTime,
-        dict[str, Any]: JSON,
-        list[Any]: JSON,
-    }
+from innkeeper.db.base import Base as Base  # noqa: PLC0414 - others ask here for both
+from innkeeper.db.base import now as now  # noqa: PLC0414
+from innkeeper.db.types import EncryptedText
 
 
 class Project(Base):

@@ -6,8 +6,8 @@ through others. libvirt's test driver is the hypervisor.
 
 import signal
 from contextlib import suppress
-from typing import Any
-from uuid import UUID
+from typing import Any, Literal
+from uuid import UUID, uuid4
 
 import sabotage
 from hypothesis import HealthCheck, Phase, settings
@@ -27,7 +27,12 @@ from innkeeper.contracts import REQUESTS
 from innkeeper.db.models import Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb, allowed_verbs
-from innkeeper.domain.specs import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
+from innkeeper.domain.specs import (
+    CloneRequest,
+    DeleteSnapshotRequest,
+    RevertRequest,
+    SnapshotRequest,
+)
 from innkeeper.errors import Conflict
 from innkeeper.services import accept, operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
@@ -54,6 +59,10 @@ def _body(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
         chosen = str(data.draw(st.sampled_from(there), label="snapshot").id)
         shape = RevertRequest if verb is Verb.REVERT else DeleteSnapshotRequest
         return shape(snapshot=chosen)
+    if verb is Verb.CLONE:
+        name = f"twin-{uuid4().hex[:8]}"
+        mode: Literal["linked", "full"] = data.draw(st.sampled_from(["linked", "full"]))
+        return CloneRequest(name=name, mode=mode)
     return REQUESTS[verb]()
 
 
@@ -78,15 +87,20 @@ class Lives(RuleBasedStateMachine):
         server_id = data.draw(st.sampled_from(self.living), label="server")
         was = servers.get(server_id).status
         verbs = [verb for verb in VERBS if verb in allowed_verbs(was)]
+        if len(self.living) >= MOST_SERVERS:
+            verbs = [verb for verb in verbs if verb is not Verb.CLONE]
         verb = data.draw(st.sampled_from(verbs), label="verb")
         body = _body(verb, server_id, data)
         if body is None:
             return
         try:
             operation = accept.request(verb, server_id, body, project_id=None, actor="tester")
-        except Conflict:  # a rebuild of a server with snapshots
+        except Conflict:  # a rebuild of a server with snapshots, a deletion of one with clones
             assert servers.get(server_id).operation_id is None
             return
+        if verb is Verb.CLONE:
+            self.living.append(operation.server_id)
+            was = Status.REQUESTED
         if operation.phase.ended:  # a deletion of a server of which nothing exists
             self._settled(operation, was)
         else:
@@ -126,6 +140,12 @@ class Lives(RuleBasedStateMachine):
         assert survey.audit() == []
 
     @invariant()
+    def nobody_is_held(self) -> None:
+        with transaction() as session:
+            held = select(Server.name).where(Server.operation_id.is_not(None))
+            assert session.scalars(held).all() == []
+
+    @invariant()
     def what_exists_is_what_is_reserved(self) -> None:
         with transaction() as session:
             held = reservations.reserved_by_project(session, self.stage.project_id)
@@ -137,7 +157,7 @@ class Lives(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Delete what is left, so that the next life begins with nothing."""
-        for server_id in self.living:
+        for server_id in reversed(self.living):  # clones before what they stand on
             view = accept.request(Verb.DELETE, server_id, project_id=None, actor="tester")
             sabotage.carry(view.verb, view.id)
         self.living.clear()
