@@ -95,7 +95,9 @@ def copy_disk(b: Blueprint) -> str:
     limit = f"disk-copy-{b.host.name}"
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(limit, settings().disk_copies)
-    with concurrency(limit, strict=True, lease_duration=LEASE_SECONDS):
+    with concurrency(
+        limit, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False
+    ):  # a copy that has begun is not given up because Prefect is silent
         ensure(b, action, "copy")
     return f"{b.root_volume} stands on {b.disk_image.volume}"
 
