@@ -35,7 +35,9 @@ for file in /var/lib/cloud/data/instance-id /var/lib/cloud/instance-id; do
 done
 for file in /sys/class/net/*/address; do echo "mac $(cat $file)"; done
 for file in /etc/ssh/ssh_host_*_key.pub; do
-  [ -f "$file" ] && echo "host-key $(cut -d ' ' -f 1,2 $file)"
+  [ -f "$file" ] || continue
+  key=$(cat "$file" 2>/dev/null || sudo -n cat "$file")  # cloud-init keeps them to root
+  echo "host-key $(echo "$key" | cut -d ' ' -f 1,2)"
 done
 true
 """
