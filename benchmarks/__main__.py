@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import (
+    clones,
     control_plane,
     create_steps,
     footprint,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Estate], list[Table]]] = {
     "power": power.run,
     "resize": resize.run,
     "shelf": shelf.run,
+    "clones": clones.run,
     "control_plane": control_plane.run,
 }
 

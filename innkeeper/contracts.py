@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import (
+    CloneRequest,
     ConfigureRequest,
     DeleteSnapshotRequest,
     NoParameters,
@@ -41,6 +42,8 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.REVERT: RevertRequest,
     Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest,
     Verb.RESIZE: ResizeRequest,
+    Verb.CLONE: CloneRequest,
+    Verb.FLATTEN: NoParameters,
 }
 
 RECONCILE = "reconcile/reconcile"

@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     forward_ports: Annotated[tuple[int, int], NoDecode, BeforeValidator(_ports)] = (2200, 2299)
     guest_networks: Annotated[str, AfterValidator(_network)] = "10.64.0.0/12"
     worker_limit: int = 10
+    disk_copies: int = Field(default=2, ge=1)  # at once on a host
     rate_limit: str = "600/minute"
     agent_stop_seconds: float = 30.0
     acpi_stop_seconds: float = 60.0

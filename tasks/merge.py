@@ -34,7 +34,7 @@ def merge_snapshot(b: Blueprint) -> str:
     if any(isinstance(action, Commit) for action in removal.actions):
         journal.note(b.claim, "merge", commits=True)  # from here on its content is another's
     for action in removal.actions:
-        _ensure(b, action)
+        ensure(b, action, "merge")
     return ", ".join(type(action).__name__.lower() for action in removal.actions) or "a leaf"
 
 
@@ -65,29 +65,35 @@ def _target(action: Action) -> tuple[str, str]:
     return action.volume, action.onto
 
 
-def _ensure(b: Blueprint, action: Action) -> None:
+def ensure(b: Blueprint, action: Action, step_name: str) -> None:
+    """See that an action is done, by whom can do it; progress is told in a step of that name.
+
+    Raises:
+        PoolFull: there is no space for what has to be copied.
+        MergeUnfinished: it was done and had no effect.
+    """
     volume, onto = _target(action)
     if _leans(b, volume) == onto:
         return
     if b.host.simulated:
         _pretend(b, volume, onto)
     elif isinstance(action, Commit | Pull):
-        _have_qemu_merge(b, action)
+        _have_qemu_merge(b, action, step_name)
     else:
         _merge_file(b, action)
     if (found := _leans(b, volume)) != onto:
         free = storage.pool_capacity(connect(b.host.uri), POOL).free_bytes
         if free < SCARCE_BYTES:
             raise PoolFull(
-                f"The pool on {b.host.name} has no space for merging: free some, then delete the "
-                "snapshot again; the server and its other snapshots are intact."
+                f"The pool on {b.host.name} has no space for merging: free some, then ask again; "
+                "the server and its other snapshots are intact."
             )
         raise MergeUnfinished(f"{volume} leans on {found}, not on {onto}.")
 
 
-def _have_qemu_merge(b: Blueprint, action: Commit | Pull) -> None:
+def _have_qemu_merge(b: Blueprint, action: Commit | Pull, step_name: str) -> None:
     connection = connect(b.host.uri)
-    tell = Progress(b.claim, "merge").now_and_then("merging")
+    tell = Progress(b.claim, step_name).now_and_then("merging")
     if isinstance(action, Pull):
         onto = storage.volume_path(connection, POOL, action.onto)
         blockjob.pull(connection, b.server_id, onto, tell)

@@ -5,7 +5,8 @@ import io
 import pycdlib
 
 from innkeeper.domain import cloudinit
-from innkeeper.domain.cloudinit import Identity
+from innkeeper.domain.cloudinit import Identity, Renewal
+from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.naming import POOL, seed_of
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.hypervisor import storage
@@ -23,10 +24,25 @@ def _new_seed(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
     return [(ArtifactKind.SEED, seed_of(b.new_volume))]
 
 
+def instance_of(b: Blueprint) -> str:
+    """Return the instance-id: a new root disk is a new instance, so a first boot."""
+    return f"{b.server_id}-{b.born_of}"
+
+
+def renewal_of(b: Blueprint) -> Renewal | None:
+    """Return what the guest has to forget, if its disk was another server's.
+
+    The machine-id is the server's id, as systemd itself would take it from the virtual mainboard.
+    """
+    if b.verb is not Verb.CLONE:
+        return None
+    return Renewal(machine_id=b.server_id.hex, forget_keys=bool(b.request["own_keys"]))
+
+
 def identity_of(b: Blueprint) -> Identity:
-    """Return the guest's identity; a new root disk is a new instance, so a first boot."""
+    """Return the guest's identity."""
     return Identity(
-        instance_id=f"{b.server_id}-{b.born_of}",
+        instance_id=instance_of(b),
         hostname=b.name,
         login_user=b.image.login_user,
         ssh_keys=(*b.ssh_keys, public_key()),
@@ -39,6 +55,7 @@ def identity_of(b: Blueprint) -> Identity:
         mac=b.mac,
         static_address=b.ip if b.static_address else None,
         cidr=b.network.cidr,
+        renewal=renewal_of(b),
     )
 
 

@@ -1,4 +1,7 @@
-"""Snapshots: the disk is frozen where it is, and the server goes on in a fresh layer above it."""
+"""Snapshots: the disk is frozen where it is, and the server goes on in a fresh layer above it.
+
+A clone begins with these steps, too: the server that they see then is its source.
+"""
 
 from pathlib import Path
 
@@ -33,7 +36,8 @@ def _layer(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
 
 
 def _adopted(b: Blueprint) -> bool:
-    return b.root_volume == b.snapshot_layer
+    # Not by the disk's name: a source goes its own way as soon as it is frozen for a clone.
+    return b.snapshot.volume is not None
 
 
 @step("layer", makes=_layer)

@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from innkeeper.api import (
     audit,
+    clones,
     events,
     foresight,
     health,
@@ -40,6 +41,7 @@ _RESOURCES = (
     servers,
     snapshot_policies,
     snapshots,
+    clones,
     operations,
     hosts,
     images,

@@ -21,6 +21,7 @@ COMMANDS.update(
     {
         "server": Mounted("server", "app", "Create, list, operate and delete servers.", _DAILY),
         "create": Mounted("create", "create", "Short for `server create`.", _DAILY),
+        "clone": Mounted("clone", "clone", "Short for `server clone`.", _DAILY),
         "list": Mounted("server", "list_servers", "Short for `server list`.", _DAILY),
         "ssh": Mounted("server", "ssh", "Short for `server ssh`.", _DAILY),
         "delete": Mounted("server", "delete", "Short for `server delete`.", _DAILY),

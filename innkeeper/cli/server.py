@@ -11,6 +11,7 @@ from innkeeper.cli import foresight, login, lookup, request
 from innkeeper.cli import output as out
 from innkeeper.cli.acting import act as _act
 from innkeeper.cli.client import connect
+from innkeeper.cli.clone import clone
 from innkeeper.cli.create import create
 from innkeeper.cli.failures import UsageFailure
 from innkeeper.cli.options import (
@@ -32,6 +33,7 @@ app = typer.Typer(no_args_is_help=True, help="Servers: create, look at, operate,
 app.command()(create)
 app.command()(resize)
 app.command("set")(change)
+app.command()(clone)
 
 
 @app.command("list")
@@ -225,6 +227,20 @@ def rebuild(
     out.confirm(f"Erase the root disk of {', '.join(names)}?", yes=yes or foresight.dry_run())
     body = {"image": image} if image else {}
     _act("rebuild", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+@app.command()
+@foresight.plannable
+def flatten(
+    names: ServerNames,
+    *,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Make the disks of linked clones independent of their sources, while they run."""
+    _act("flatten", names, {}, idempotency_key, project, wait=wait, output=output)
 
 
 @app.command()

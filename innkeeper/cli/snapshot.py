@@ -43,7 +43,7 @@ def create(
     output: Output = Format.TABLE,
 ) -> None:
     """Take a snapshot of a server, running or stopped."""
-    body: Json = {"memory": memory, "quiesce": _quiesce(quiesce), "description": description}
+    body: Json = {"memory": memory, "quiesce": quiesce_word(quiesce), "description": description}
     body |= {"delete_on_server_delete": not keep}
     body |= {"name": name} if name else {}
     body |= {"max_age": max_age} if max_age else {}
@@ -53,7 +53,8 @@ def create(
         accepted.conclude(client, [operation], wait=wait, fmt=output)
 
 
-def _quiesce(word: str) -> Literal["auto", "required", "off"]:
+def quiesce_word(word: str) -> Literal["auto", "required", "off"]:
+    """Return how to quiesce, or refuse the word."""
     if word not in {"auto", "required", "off"}:
         raise typer.BadParameter("choose auto, required or off", param_hint="--quiesce")
     return cast("Literal['auto', 'required', 'off']", word)

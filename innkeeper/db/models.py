@@ -1,7 +1,7 @@
 """The tables. Rules that the database itself can keep (uniqueness, references) are kept here."""
 
-from datetime import UTC, datetime
-from typing import Any, dataclass_transform
+from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
@@ -10,31 +10,15 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    MetaData,
     String,
     UniqueConstraint,
     text,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from innkeeper.db.types import NAMING, EncryptedText, UtcDateTime
-
-
-def now() -> datetime:
-    """Return the current instant in UTC."""
-    return datetime.now(UTC)
-
-
-@dataclass_transform(kw_only_default=True, field_specifiers=(mapped_column, relationship))
-class Base(MappedAsDataclass, DeclarativeBase, kw_only=True):
-    """Base of all tables."""
-
-    metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it from the class
-        datetime: UtcDateTime,
-        dict[str, Any]: JSON,
-        list[Any]: JSON,
-    }
+from innkeeper.db.base import Base as Base  # noqa: PLC0414 - others ask here for both
+from innkeeper.db.base import now as now  # noqa: PLC0414
+from innkeeper.db.types import EncryptedText
 
 
 class Project(Base):
@@ -204,6 +188,10 @@ class Disk(Base):
     size_gib: Mapped[int] = mapped_column(default=1)
     target: Mapped[str] = mapped_column(String(8), default="vda")
     snapshot_id: Mapped[UUID | None] = mapped_column(default=None)  # whose frozen file it lies on
+    # Another server's snapshot, beneath all layers of this disk: a linked clone's.
+    base_snapshot_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("snapshots.id"), default=None, index=True
+    )
 
 
 class Snapshot(Base):
@@ -237,6 +225,7 @@ class Snapshot(Base):
     max_age_seconds: Mapped[int | None] = mapped_column(default=None)
     delete_on_server_delete: Mapped[bool] = mapped_column(default=True)
     policy_id: Mapped[UUID | None] = mapped_column(default=None)
+    for_clones: Mapped[bool] = mapped_column(default=False)  # goes when no clone needs it
     fault: Mapped[str | None] = mapped_column(String(4096), default=None)
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
 

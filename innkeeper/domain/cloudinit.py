@@ -22,6 +22,30 @@ _OURS_ONLY = (
 )
 
 
+_RENEWAL = """\
+mark=/var/lib/innkeeper/instance
+[ "$(cat $mark 2>/dev/null)" = "$1" ] && exit 0
+echo "$2" >/etc/machine-id.new && chmod 444 /etc/machine-id.new && \
+  mv -f /etc/machine-id.new /etc/machine-id
+[ ! -f /var/lib/dbus/machine-id ] || ln -sf /etc/machine-id /var/lib/dbus/machine-id
+rm -f /var/lib/dhcp/*.lease* /var/lib/systemd/random-seed
+[ -z "$3" ] || rm -f "$3"
+mkdir -p ${mark%/*} && echo "$1" >$mark
+"""
+"""What a clone does before its network starts, once: bootcmd itself is run at every boot.
+
+Hostname, SSH host keys and addresses are cloud-init's own for a new instance.
+"""
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """What a disk that was another server's has to forget."""
+
+    machine_id: str
+    forget_keys: bool = False
+
+
 @dataclass(frozen=True)
 class Identity:
     """Everything that makes a guest this guest."""
@@ -39,6 +63,7 @@ class Identity:
     mac: str | None = None
     static_address: str | None = None
     cidr: str | None = None
+    renewal: Renewal | None = None
 
 
 def _ours(identity: Identity) -> dict[str, Any]:
@@ -64,6 +89,11 @@ def _ours(identity: Identity) -> dict[str, Any]:
         ],
         "runcmd": list(identity.runcmd),
     }
+    if identity.renewal:
+        keys = f"/home/{identity.login_user}/.ssh/authorized_keys"
+        forgotten = keys if identity.renewal.forget_keys else ""
+        words = [identity.instance_id, identity.renewal.machine_id, forgotten]
+        config["bootcmd"] = [["sh", "-c", _RENEWAL, "innkeeper", *words]]
     if identity.packages:
         config["package_update"] = True
         config["packages"] = list(identity.packages)
@@ -111,10 +141,15 @@ def user_data(identity: Identity) -> str:
 
 
 def meta_data(identity: Identity) -> str:
-    """Return the NoCloud meta-data."""
-    return yaml.safe_dump(
-        {"instance-id": identity.instance_id, "local-hostname": identity.hostname}, sort_keys=False
-    )
+    """Return the NoCloud meta-data.
+
+    With `dsmode: local` bootcmd is run before the network starts: DHCP client ids are made from the
+    machine-id.
+    """
+    said = {"instance-id": identity.instance_id, "local-hostname": identity.hostname}
+    if identity.renewal:
+        said["dsmode"] = "local"
+    return yaml.safe_dump(said, sort_keys=False)
 
 
 def network_config(identity: Identity) -> str | None:

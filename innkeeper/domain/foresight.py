@@ -9,6 +9,7 @@ from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.planning import Change, Effect, Plan
 from innkeeper.domain.resizing import Resize, Shape
 from innkeeper.domain.specs import (
+    CloneRequest,
     RebootRequest,
     RebuildRequest,
     ResizeRequest,
@@ -76,6 +77,33 @@ def _create(world: World, _body: BaseModel) -> Plan:
     size = world.shape
     told = f"{size.vcpus} vCPU, {size.memory_mib} MiB, {size.disk_gib} GiB of {world.image}"
     return Plan((Change(Effect.LIVE, "server", None, f"{told} on {world.host}"),), NONE)
+
+
+@_rule(Verb.CLONE)
+def _clone(world: World, body: BaseModel) -> Plan:
+    asked = body if isinstance(body, CloneRequest) else None
+    mode = asked.mode if asked else "linked"
+    size = world.shape
+    told = f"{size.vcpus} vCPU, {size.memory_mib} MiB, {size.disk_gib} GiB, {mode} clone"
+    warnings = []
+    if mode == "linked":
+        warnings.append("Until it is flattened, its source cannot be deleted, reverted or rebuilt.")
+    return Plan(
+        (Change(Effect.LIVE, "server", None, f"{told} on {world.host}"),),
+        NONE
+        if asked and asked.snapshot
+        else "a running source stands still for a moment, while its disk is frozen",
+        tuple(warnings),
+    )
+
+
+@_rule(Verb.FLATTEN)
+def _flatten(_world: World, _body: BaseModel) -> Plan:
+    return Plan(
+        (Change(Effect.LIVE, "root disk", "shared with its source", "its own"),),
+        NONE,
+        ("What it shares is copied: the host's pool needs room for that.",),
+    )
 
 
 @_rule(Verb.START)

@@ -1,9 +1,11 @@
 """The layers of a server's disk: what leans on what, and how one is taken out.
 
-Each snapshot is a frozen qcow2 file on its parent's, the first ones on the image; on one of them
-lies the disk that the server writes to. So the tree of snapshots is the tree of files.
+Each snapshot is a frozen qcow2 file on its parent's, the first ones on the image (or, in a linked
+clone, on a frozen file of its source); on one of them lies the disk that the server writes to. So
+the tree of snapshots is the tree of files.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -51,6 +53,16 @@ class Repoint:
 
 
 Action = Rebase | Pull | Commit | Repoint
+
+
+def descendants(identifier: UUID, parents: Mapping[UUID, UUID | None]) -> frozenset[UUID]:
+    """Return the snapshots that lean on a snapshot, directly or not; `parents` is the tree."""
+    found: set[UUID] = set()
+    fresh = {identifier}
+    while fresh:
+        fresh = {child for child, parent in parents.items() if parent in fresh} - found
+        found |= fresh
+    return frozenset(found)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ class Verb(StrEnum):
     REVERT = "revert"
     DELETE_SNAPSHOT = "delete-snapshot"
     RESIZE = "resize"
+    CLONE = "clone"
+    FLATTEN = "flatten"
 
 
 class Phase(StrEnum):
@@ -87,7 +89,13 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.REVERT: Transition(_LIVE, None, None),
     Verb.DELETE_SNAPSHOT: Transition(_LIVE, None, None),
     Verb.RESIZE: Transition(_LIVE, None, None),
+    # Allowed is where the source has to be; the rest is the new server's.
+    Verb.CLONE: Transition(_LIVE, Status.ACTIVE, Status.ERROR, during=Status.BUILDING),
+    Verb.FLATTEN: Transition(_LIVE, None, None),
 }
+
+BIRTHS = frozenset({Verb.CREATE, Verb.CLONE})
+"""Verbs whose server is new: when they fail, nothing of it is left."""
 
 ARRIVALS = frozenset({Verb.CREATE, Verb.UNSHELVE})
 """Verbs that bring a server to a host that had nothing of it: undone, nothing has to come back."""
@@ -119,13 +127,12 @@ def diagram() -> str:
     """Return the table as a Mermaid state diagram, for docs/architecture.md."""
     lines = ["stateDiagram-v2", "    [*] --> requested"]
     for verb, row in TRANSITIONS.items():
-        lines += [
-            f"    {source} --> {row.done or source}: {verb}" for source in sorted(row.allowed)
-        ]
+        sources = [Status.REQUESTED] if verb in BIRTHS else sorted(row.allowed)
+        lines += [f"    {source} --> {row.done or source}: {verb}" for source in sources]
         if row.undone is not None:
             lines += [
                 f"    {source} --> {row.undone}: {verb} failed"
-                for source in sorted(row.allowed)
+                for source in sources
                 if source is not row.undone
             ]
     return "\n".join([*lines, "    deleted --> [*]"])

@@ -78,6 +78,14 @@ class Verdict:
         }
 
 
+@dataclass(frozen=True)
+class Tie:
+    """The only host that a server can be on, and why others are refused."""
+
+    host_id: UUID
+    reason: str
+
+
 NO_PORT = "no forward port is free"
 Rule = Callable[[Capacity, Demand], str | None]
 
@@ -133,11 +141,13 @@ def waste(host: Capacity, demand: Demand) -> float:
     ) / 2
 
 
-def place(demand: Demand, hosts: Sequence[Capacity]) -> Verdict:
+def place(demand: Demand, hosts: Sequence[Capacity], tie: Tie | None = None) -> Verdict:
     """Judge every host and choose the fitting one with the least waste (then by name)."""
     opinions = []
     for host in sorted(hosts, key=lambda h: h.name):
         reasons = [reason for rule in RULES if (reason := rule(host, demand))]
+        if tie is not None and host.host_id != tie.host_id:
+            reasons.insert(0, tie.reason)
         opinions.append(
             Opinion(
                 host.host_id,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.lifecycle import BIRTHS, Verb
 from innkeeper.errors import Conflict, InvalidRequest
 
 OUTCOME = "outcome"
@@ -69,7 +69,7 @@ _LAYERED = frozenset({Verb.REBUILD, Verb.DELETE, Verb.REVERT, Verb.DELETE_SNAPSH
 
 def deciding(verb: Verb) -> tuple[str, ...]:
     """Return the facts that decide what a verb does: others may change under its plan."""
-    if verb is Verb.CREATE:
+    if verb in BIRTHS:
         return ("request", "shape", "host", "image", OUTCOME)
     layers = ("image", "disk", "snapshots") if verb in _LAYERED else ()
     return (*_ALWAYS, *layers, OUTCOME)

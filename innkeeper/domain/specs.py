@@ -97,6 +97,18 @@ MaintenanceWindow = Annotated[
 """When a server may be interrupted, in UTC: `Sun 02:00-04:00` or `daily 23:30-00:30`."""
 
 
+def check_user_data(value: str) -> str:
+    """Return cloud-config or a script, or raise ValueError saying what is wrong with it."""
+    if value.startswith("#!"):
+        if "\x00" in value:
+            raise ValueError("user-data must not contain NUL")
+        return value
+    if not value.startswith("#cloud-config"):
+        raise ValueError("user-data starts with '#cloud-config' or '#!'")
+    cloudconfig.parse(value)
+    return value
+
+
 class RoleRequest(BaseModel):
     """An Ansible role to apply to the server, with its variables."""
 
@@ -154,14 +166,7 @@ class ServerRequest(BaseModel):
     @field_validator("user_data")
     @classmethod
     def _user_data_is_known(cls, value: str | None) -> str | None:
-        if value is None or value.startswith("#!"):
-            if value and "\x00" in value:
-                raise ValueError("user-data must not contain NUL")
-            return value
-        if not value.startswith("#cloud-config"):
-            raise ValueError("user-data starts with '#cloud-config' or '#!'")
-        cloudconfig.parse(value)
-        return value
+        return None if value is None else check_user_data(value)
 
 
 class RebuildRequest(BaseModel):
@@ -296,6 +301,44 @@ class ResizeRequest(BaseModel):
         default="online",
         description="Grow the guest's file system with its disk: now, or at its next boot",
     )
+
+
+class CloneRequest(BaseModel):
+    """A new server from the disk of an existing one, which goes on as it is."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Name = Field(description="Host name of the new server, unique in its project")
+    mode: Literal["linked", "full"] = Field(
+        default="linked",
+        description="linked shares the source's disk, at once; full takes its own copy of that",
+    )
+    snapshot: Chosen | None = Field(
+        default=None, description="A snapshot of the source; else its disk as it is now"
+    )
+    quiesce: Literal["auto", "required", "off"] = Field(
+        default="auto",
+        description="Have the source's guest agent flush and freeze: if it can, or else fail",
+    )
+    plan: Annotated[str, StringConstraints(max_length=64), AfterValidator(check_line)] | None = (
+        Field(default=None, description="Name of a plan, when other than the source's size")
+    )
+    disk_gib: int | None = Field(
+        default=None, ge=1, le=65536, description="Root disk in GiB: the source's or larger"
+    )
+    ssh_keys: list[SshKey] | None = Field(
+        default=None, max_length=32, description="Keys that may log in, instead of the source's"
+    )
+    user_data: (
+        Annotated[
+            str, StringConstraints(max_length=USER_DATA_LIMIT), AfterValidator(check_user_data)
+        ]
+        | None
+    ) = Field(default=None, description="cloud-config or a script for the clone's first boot")
+    root_password: bool = Field(
+        default=False, description="Make a root password for the console; it is shown once"
+    )
+    description: Line = Field(default="", description="Free text, shown in lists")
 
 
 class NoParameters(BaseModel):

@@ -92,7 +92,30 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "turn-on",
         "adopt-shape",
     ),
+    Verb.CLONE: (
+        "layer",
+        "capture",
+        "adopt-snapshot",
+        "clone-volume",
+        "seed",
+        "domain",
+        "lease",
+        "forward",
+        "copy",
+        "start",
+        "reachable",
+        "verify-identity",
+    ),
+    Verb.FLATTEN: ("pull-parent", "stand-alone"),
 }
+
+
+def is_about_source(verb: Verb, step: str) -> bool:
+    """Tell whether a step is done to the server that is cloned, not to the new one.
+
+    A clone begins as a snapshot of its source, by the same steps.
+    """
+    return verb is Verb.CLONE and step in STEPS[Verb.SNAPSHOT]
 
 
 class ArtifactKind(StrEnum):

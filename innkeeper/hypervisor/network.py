@@ -40,6 +40,7 @@ class Lease:
     ip: str
     hostname: str | None
     expires: datetime
+    client_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -219,10 +220,11 @@ def _update(network: libvirt.virNetwork, command: int, entry: DhcpEntry, scope: 
 
 def _lease(found: dict[str, object]) -> Lease:
     expires = datetime.fromtimestamp(int(str(found["expirytime"])), tz=UTC)
-    name = found.get("hostname")
+    name, client = found.get("hostname"), found.get("clientid")
     return Lease(
         mac=str(found["mac"]),
         ip=str(found["ipaddr"]),
         hostname=str(name) if name else None,
         expires=expires,
+        client_id=str(client) if client else None,
     )

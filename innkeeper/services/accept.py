@@ -5,13 +5,8 @@ Every way in (API, CLI, Prefect UI) comes through here, so 50 parallel requests 
 """
 
 import json
-import secrets
-from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-import bcrypt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ValidationError
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
@@ -25,7 +20,6 @@ from innkeeper.db.models import (
     Image,
     Operation,
     Plan,
-    Project,
     Server,
     now,
 )
@@ -33,48 +27,42 @@ from innkeeper.db.session import transaction
 from innkeeper.domain import naming
 from innkeeper.domain.lifecycle import Phase, Status, Verb, require_allowed
 from innkeeper.domain.placement import Demand, Verdict, place, require_chosen
-from innkeeper.domain.quotas import Amounts, require_within
-from innkeeper.domain.specs import ConfigureRequest, RebuildRequest, RoleRequest, ServerRequest
+from innkeeper.domain.specs import (
+    CloneRequest,
+    ConfigureRequest,
+    RebuildRequest,
+    RoleRequest,
+    ServerRequest,
+)
 from innkeeper.errors import (
     Conflict,
-    ForwardPortsExhausted,
     InvalidRequest,
-    NoHostFits,
     NotFound,
 )
-from innkeeper.services import events, layering, planning, reservations, resizing, shelving
-from innkeeper.services.archive import is_current
-from innkeeper.services.idempotency import KEY_TAKEN, digest_of, repetition
+from innkeeper.services import (
+    cloning,
+    events,
+    layering,
+    planning,
+    reservations,
+    resizing,
+    shelving,
+)
+from innkeeper.services.admission import (
+    KEY_TAKEN,
+    Secrets,
+    current_plan,
+    digest_of,
+    locked_project,
+    make_secrets,
+    refusals,
+    repetition,
+    require_free_name,
+    require_quota,
+)
 from innkeeper.services.operations import view
 from innkeeper.services.planning import ACT, Foresight
 from innkeeper.services.views import OperationView
-
-_KEY_COLUMN = "idempotency_key"  # both databases name it when it is not unique
-
-
-@dataclass(frozen=True)
-class _Secrets:
-    """Made before the transaction, so that locks are not held meanwhile."""
-
-    host_key_private: str
-    host_key_public: str
-    root_password: str | None
-    root_password_hash: str | None
-
-
-def _make_secrets(*, with_password: bool) -> _Secrets:
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.OpenSSH,
-        serialization.NoEncryption(),
-    ).decode()
-    public = key.public_key().public_bytes(
-        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
-    )
-    password = secrets.token_urlsafe(18) if with_password else None
-    hashed = bcrypt.hashpw(password.encode(), bcrypt.gensalt(rounds=10)) if password else None
-    return _Secrets(private, public.decode(), password, hashed.decode() if hashed else None)
 
 
 def ready_image(session: Session, name: str) -> Image:
@@ -119,36 +107,20 @@ def create_server(
             nothing was reserved. A refusal by placement is kept as an event with its verdict.
     """
     check_roles(request.roles)
-    made = _make_secrets(with_password=request.root_password)
-    verdicts: list[Verdict] = []
-    try:
-        with transaction() as session:
-            return _create(
-                session, request, made, project_id, actor, idempotency_key, verdicts, foresight
-            )
-    except (NoHostFits, ForwardPortsExhausted) as refusal:
-        if foresight.dry_run:
-            raise
-        with transaction() as session:
-            events.record(
-                session,
-                "server.refused",
-                actor=actor,
-                project_id=project_id,
-                reason=str(refusal),
-                after=verdicts[-1].as_dict() if verdicts else None,
-            )
-        raise
-    except IntegrityError as error:
-        if _KEY_COLUMN in str(error.orig):
-            raise Conflict(KEY_TAKEN) from error
-        raise Conflict(f"Server '{request.name}' exists already: choose another name.") from error
+    made = make_secrets(with_password=request.root_password)
+    with (
+        refusals(request.name, project_id, actor, keep=not foresight.dry_run) as verdicts,
+        transaction() as session,
+    ):
+        return _create(
+            session, request, made, project_id, actor, idempotency_key, verdicts, foresight
+        )
 
 
 def _create(
     session: Session,
     request: ServerRequest,
-    made: _Secrets,
+    made: Secrets,
     project_id: UUID,
     actor: str,
     key: str | None,
@@ -157,37 +129,15 @@ def _create(
 ) -> OperationView:
     body = request.model_dump(mode="json")
     digest = digest_of(Verb.CREATE, request.name, body)
-    project = session.scalar(
-        select(Project).where(Project.id == project_id).with_for_update(of=Project, key_share=True)
-    )
-    if project is None:
-        raise NotFound("There is no such project.")
+    project = locked_project(session, project_id)
     if not foresight.dry_run and (repeated := repetition(session, project_id, key, digest)):
         return view(session, repeated)
-    if session.scalar(
-        select(Server.id).where(
-            Server.project_id == project_id,
-            Server.name == request.name,
-            Server.status != Status.DELETED,
-        )
-    ):
-        raise Conflict(f"Server '{request.name}' exists already: choose another name.")
-    plan = session.scalar(
-        select(Plan)
-        .where(Plan.name == request.plan, is_current(Plan.name))
-        .with_for_update(read=True, key_share=True)
-    )
-    if plan is None:
-        raise NotFound(f"There is no plan '{request.plan}': see `innkeeper plan list`.")
+    require_free_name(session, project_id, request.name)
+    plan = current_plan(session, request.plan)
     image = ready_image(session, request.image)
     demand = Demand(plan.vcpus, plan.memory_mib, request.disk_gib or plan.disk_gib)
     _check_disk(image, demand.disk_gib)
-    quota = project.quota
-    require_within(
-        Amounts(quota.servers, quota.vcpus, quota.memory_mib, quota.disk_gib),
-        reservations.reserved_by_project(session, project_id),
-        Amounts(1, demand.vcpus, demand.memory_mib, demand.disk_gib),
-    )
+    require_quota(session, project, demand)
     verdict = place(demand, reservations.capacities(session, lock=True))
     verdicts.append(verdict)
     host = session.get_one(Host, require_chosen(verdict))
@@ -234,7 +184,7 @@ def _create(
 
 def _server(
     request: ServerRequest,
-    made: _Secrets,
+    made: Secrets,
     project_id: UUID,
     host: Host,
     image: Image,
@@ -288,6 +238,8 @@ def request(
 ) -> OperationView:
     """Accept a verb on an existing server and return its queued operation.
 
+    That of a clone is the new server's.
+
     Raises:
         Foreseen: it was a dry run; the plan is in it.
         NotFound: no such server in the project.
@@ -295,6 +247,15 @@ def request(
         InvalidRequest: the parameters contradict a rule.
     """
     body = body or _defaults(verb)
+    if isinstance(body, CloneRequest):
+        return cloning.clone_server(
+            server_id,
+            body,
+            project_id=project_id,
+            actor=actor,
+            idempotency_key=idempotency_key,
+            foresight=foresight,
+        )
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
     with transaction() as session:
@@ -334,17 +295,7 @@ def request(
             previous_status=server.status,
             verdict=plain.pop("verdict", None),
         )
-        claimed = session.execute(
-            update(Server)
-            .where(
-                Server.id == server_id,
-                Server.operation_id.is_(None),
-                Server.status == server.status,
-            )
-            .values(operation_id=operation.id)
-        )
-        if claimed.rowcount != 1:  # type: ignore[attr-defined]
-            raise Conflict(f"Another operation took '{server.name}' just now: wait for it.")
+        _claim(session, server, operation)
         session.add(operation)
         try:
             session.flush()
@@ -365,6 +316,21 @@ def request(
             _delete_record(session, server, operation)
             session.flush()
         return view(session, operation)
+
+
+def _claim(session: Session, server: Server, operation: Operation) -> None:
+    """Have a server held by an operation: one conditional UPDATE, so two can never hold it."""
+    claimed = session.execute(
+        update(Server)
+        .where(
+            Server.id == server.id,
+            Server.operation_id.is_(None),
+            Server.status == server.status,
+        )
+        .values(operation_id=operation.id)
+    )
+    if claimed.rowcount != 1:  # type: ignore[attr-defined]
+        raise Conflict(f"Another operation took '{server.name}' just now: wait for it.")
 
 
 def _delete_record(session: Session, server: Server, operation: Operation) -> None:

@@ -106,7 +106,14 @@ class ShelfBlueprint:
     source_digest: str | None
 
 
-_ON_SNAPSHOTS = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.DELETE}
+_ON_SNAPSHOTS = {
+    Verb.SNAPSHOT,
+    Verb.REVERT,
+    Verb.DELETE_SNAPSHOT,
+    Verb.DELETE,
+    Verb.CLONE,
+    Verb.FLATTEN,
+}
 _ON_SHELF = {Verb.SHELVE, Verb.UNSHELVE, Verb.DELETE}
 
 
@@ -138,6 +145,7 @@ class Blueprint:
     ssh_port: int
     root_volume: str
     lies_on: UUID | None
+    base_volume: str | None
     snapshots: tuple[SnapshotBlueprint, ...]
     ssh_keys: tuple[str, ...]
     packages: tuple[str, ...]
@@ -227,9 +235,10 @@ class Blueprint:
 
     @property
     def layers(self) -> Layers:
-        """All files of the server's disk."""
+        """All files of the server's disk; what a linked clone stands on is another server's."""
         frozen = (Layer(s.id, s.parent_id, s.volume) for s in self.snapshots if s.volume)
-        return Layers(self.disk_image.volume, tuple(frozen), self.root_volume, self.lies_on)
+        ground = self.base_volume or self.disk_image.volume
+        return Layers(ground, tuple(frozen), self.root_volume, self.lies_on)
 
     @property
     def way(self) -> Resize:
@@ -305,16 +314,24 @@ def _on_host(session: Session, server: Server) -> bool:
 
 
 def load(
-    session: Session, operation_id: UUID, step: OperationStep | None = None, *, done: bool = False
+    session: Session,
+    operation_id: UUID,
+    step: OperationStep | None = None,
+    *,
+    done: bool = False,
+    subject: UUID | None = None,
 ) -> Blueprint:
     """Return the blueprint of an operation's server, with what `step` noted earlier.
+
+    `subject` is another server that the operation holds, and that is wanted instead.
 
     Raises:
         NotFound: the operation, or something that its server stands on, is not there.
     """
     row = session.execute(
         select(Operation, Server, Host, Network, Nic, Address, PortForward, Disk, Image)
-        .join(Server, Server.id == Operation.server_id)
+        .select_from(Operation)
+        .join(Server, Server.id == (subject or Operation.server_id))
         .join(Host, Host.id == Server.host_id)
         .join(Nic, Nic.server_id == Server.id)
         .join(Network, Network.id == Nic.network_id)
@@ -334,6 +351,7 @@ def load(
         image = session.scalars(select(Image).where(Image.name == wanted)).one_or_none() or image
     verb = Verb(operation.verb)
     snapshots = _snapshots(session, server.id) if verb in _ON_SNAPSHOTS else ()
+    base = session.get(Snapshot, disk.base_snapshot_id) if disk.base_snapshot_id else None
     roles = json.loads(operation.secret_request or server.role_requests or "[]")
     way = resizing.way(operation)
     shape = way.before if way else resizing.shape_of(server)  # the row has what is held meanwhile
@@ -370,6 +388,7 @@ def load(
         ssh_port=forward.port,
         root_volume=disk.volume,
         lies_on=disk.snapshot_id,
+        base_volume=base.volume if base else None,
         snapshots=snapshots,
         ssh_keys=tuple(server.request.get("ssh_keys", ())),
         packages=tuple(server.request.get("packages", ())),

@@ -18,7 +18,7 @@ from innkeeper.db.models import (
     Snapshot,
 )
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Phase, Status, Verb
+from innkeeper.domain.lifecycle import BIRTHS, Phase, Status
 from innkeeper.domain.naming import seed_of
 
 
@@ -111,7 +111,7 @@ def _servers(session: Session, host_id: UUID) -> dict[UUID, Known]:
             .where(
                 Server.host_id == host_id,
                 Server.status == Status.ERROR,
-                Operation.verb == Verb.CREATE,
+                Operation.verb.in_(BIRTHS),
                 Operation.phase == Phase.SUCCEEDED,
             )
         )

@@ -28,6 +28,7 @@ from innkeeper.db.models import (
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import (
+    BIRTHS,
     IRREVOCABLE,
     TRANSITIONS,
     Phase,
@@ -37,7 +38,7 @@ from innkeeper.domain.lifecycle import (
 )
 from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
-from innkeeper.services import blueprint, events, layering, policies, resizing
+from innkeeper.services import blueprint, events, layering, lineage, policies, resizing
 from innkeeper.services.blueprint import Blueprint
 
 Made = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
@@ -149,7 +150,8 @@ def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = Fal
             row.attempt = held.attempt
         row.state, row.detail, row.ended_at = ("undoing" if undo else "begun"), None, None
         session.flush()
-        plan = blueprint.load(session, held.operation_id, row, done=was_done)
+        subject = lineage.subject_of(operation, step)
+        plan = blueprint.load(session, held.operation_id, row, done=was_done, subject=subject)
         for kind, name in makes(plan) if makes and not undo else ():
             _intend(session, plan, kind, name)
         return plan
@@ -317,6 +319,8 @@ def complete(held: Claim, reason: str = "") -> None:
         server.status, server.fault = after, None
         if held.verb is Verb.CONFIGURE:
             _keep_roles(server, operation)
+        if held.verb is Verb.CLONE and operation.request["mode"] == "full":
+            lineage.stand_alone(session, server.id)
         _end(session, operation, server, Phase.SUCCEEDED)
         _record(session, operation, server, f"server.{held.verb}.done", before, reason)
 
@@ -341,7 +345,7 @@ def undone(held: Claim) -> None:
         server.fault = operation.error
         layering.settle(session, operation)
         resizing.settle(session, operation)
-        if held.verb is Verb.CREATE and not has_artifacts(session, server.id):
+        if held.verb in BIRTHS and not has_artifacts(session, server.id):
             release(session, server)
         phase = Phase.CANCELLED if operation.cancel_requested else Phase.FAILED
         _end(session, operation, server, phase)
@@ -357,6 +361,7 @@ def _end(session: Session, operation: Operation, server: Server, phase: Phase) -
         server.placed = False
         of_server = update(PortForward).where(PortForward.server_id == server.id)
         session.execute(of_server.values(enabled=False))
+    lineage.let_go(session, operation)
     session.flush()
 
 

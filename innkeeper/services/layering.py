@@ -8,7 +8,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Operation, OperationStep, Project, Server, Snapshot, now
+from innkeeper.db.models import Disk, Operation, OperationStep, Project, Server, Snapshot, now
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.quotas import SnapshotAmounts, require_within
 from innkeeper.domain.specs import (
@@ -18,6 +18,7 @@ from innkeeper.domain.specs import (
     SnapshotRequest,
 )
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
+from innkeeper.services import lineage
 
 _MIB, _GIB = 1 << 20, 1 << 30
 
@@ -65,18 +66,26 @@ def prepare(session: Session, server: Server, body: BaseModel, verb: Verb) -> di
     Raises:
         QuotaExceeded, Conflict, NotFound, InvalidRequest: nothing was reserved.
     """
+    lineage.require_no_clones(session, server, verb)
     if isinstance(body, SnapshotRequest):
-        return {"snapshot_id": str(_reserve(session, server, body).id)}
+        return {"snapshot_id": str(reserve(session, server, body).id)}
     if isinstance(body, RevertRequest):
         return _revert(find(session, server, body.snapshot))
     if isinstance(body, DeleteSnapshotRequest):
-        return _deletion(find(session, server, body.snapshot))
+        return _deletion(session, find(session, server, body.snapshot))
     if verb in {Verb.REBUILD, Verb.SHELVE, Verb.DELETE}:
         _refuse_under(session, server, verb)
+    if verb is Verb.FLATTEN:
+        _require_flattenable(session, server)
     return {}
 
 
-def _reserve(session: Session, server: Server, body: SnapshotRequest) -> Snapshot:
+def reserve(session: Session, server: Server, body: SnapshotRequest) -> Snapshot:
+    """Reserve a snapshot's name and its share of the quota; the caller holds the project's lock.
+
+    Raises:
+        QuotaExceeded, Conflict, InvalidRequest: nothing was reserved.
+    """
     if body.memory and server.status == Status.STOPPED:
         raise InvalidRequest(
             f"'{server.name}' is stopped and has no memory to keep: start it, or leave memory out."
@@ -121,9 +130,10 @@ def _revert(snapshot: Snapshot) -> dict[str, Any]:
     return {"snapshot_id": str(snapshot.id), **ends}
 
 
-def _deletion(snapshot: Snapshot) -> dict[str, Any]:
+def _deletion(session: Session, snapshot: Snapshot) -> dict[str, Any]:
     if snapshot.phase not in {"ready", "failed"}:
         raise Conflict(f"Snapshot '{snapshot.name}' is {snapshot.phase}: wait for that to end.")
+    lineage.require_unused(session, snapshot)
     snapshot.phase = "deleting"
     return {"snapshot_id": str(snapshot.id)}
 
@@ -143,10 +153,29 @@ def _refuse_under(session: Session, server: Server, verb: Verb) -> None:
         )
 
 
+def _require_flattenable(session: Session, server: Server) -> None:
+    disk = session.scalars(select(Disk).where(Disk.server_id == server.id)).one()
+    if disk.base_snapshot_id is None:
+        raise Conflict(f"'{server.name}' is no linked clone: its disk stands on its image only.")
+    names = session.scalars(
+        select(Snapshot.name)
+        .where(Snapshot.server_id == server.id, Snapshot.volume.is_not(None))
+        .order_by(Snapshot.created_at)
+    ).all()
+    if names:
+        raise Conflict(
+            f"'{server.name}' cannot flatten, it has snapshots that stand on its source, too: "
+            f"{', '.join(names)}. Delete them first (`innkeeper snapshot delete`)."
+        )
+
+
 def settle(session: Session, operation: Operation) -> None:
     """Say of the snapshot of an operation that was undone what became of it."""
     identifier = operation.request.get("snapshot_id")
     snapshot = session.get(Snapshot, UUID(identifier)) if identifier else None
+    if operation.verb == Verb.CLONE:
+        lineage.forget_unborn(session, operation, snapshot)
+        return
     if snapshot is None or operation.verb == Verb.REVERT:
         return
     if operation.verb == Verb.SNAPSHOT and snapshot.volume is None:

@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 from innkeeper.db.models import Disk, Host, Image, Operation, Project, Server, Snapshot
 from innkeeper.domain import planning
 from innkeeper.domain.foresight import Kept, World, foresee
-from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.lifecycle import BIRTHS, Status, Verb
 from innkeeper.domain.quotas import SnapshotAmounts
+from innkeeper.domain.specs import CloneRequest
 from innkeeper.domain.steps import STEPS
 from innkeeper.services import layering, reservations, resizing
 from innkeeper.services.views import ChangePlan, ChangeView, HostRoom, QuotaRoom
@@ -69,7 +70,7 @@ def look(
     asked = body.model_dump(mode="json", exclude={"allow_power_cycle"})  # consent is no change
     facts = {
         "request": json.dumps([verb, asked], sort_keys=True, default=str),
-        "status": "" if verb is Verb.CREATE else world.status,
+        "status": "" if verb in BIRTHS else world.status,
         "shape": shape,
         "host": world.host,
         "image": _image(session, server, body),
@@ -98,7 +99,7 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
     )
     lies_on = disk.snapshot_id if disk else None
     kept = tuple(Kept(str(row.id), row.name, row.memory, row.id == lies_on) for row in rows)
-    named = getattr(body, "snapshot", None)
+    named = None if isinstance(body, CloneRequest) else getattr(body, "snapshot", None)
     subject = layering.find(session, server, named) if named else None
     return World(
         server.name,
@@ -133,7 +134,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
     raise Foreseen(
         ChangePlan(
             verb=verb,
-            server_id=None if verb is Verb.CREATE else server.id,
+            server_id=None if verb in BIRTHS else server.id,
             server=server.name,
             changes=[ChangeView.model_validate(change) for change in plan.changes],
             interruption=plan.interruption,

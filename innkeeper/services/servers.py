@@ -17,6 +17,7 @@ from innkeeper.db.models import (
     PortForward,
     Project,
     Server,
+    Snapshot,
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, allowed_verbs
@@ -126,11 +127,15 @@ def page(
     host: str | None = None,
     image: str | None = None,
     name: str | None = None,
+    source: UUID | None = None,
     include_deleted: bool = False,
     limit: int = 50,
     cursor: str | None = None,
 ) -> Page[ServerView]:
-    """Return a page of servers, newest first; `name` matches a part of the name."""
+    """Return a page of servers, newest first.
+
+    `name` matches a part of the name; `source` is the server that linked clones stand on.
+    """
     statement = select(Server)
     if project_id is not None:
         statement = statement.where(Server.project_id == project_id)
@@ -144,6 +149,10 @@ def page(
         statement = statement.join(Image, Image.id == Server.image_id).where(Image.name == image)
     if name is not None:
         statement = statement.where(Server.name.contains(name, autoescape=True))
+    if source is not None:
+        bases = select(Snapshot.id).where(Snapshot.server_id == source)
+        standing = select(Disk.server_id).where(Disk.base_snapshot_id.in_(bases))
+        statement = statement.where(Server.id.in_(standing))
     with transaction() as session:
         rows, following = paging.page(
             session, statement, Server.created_at, Server.id, limit=limit, cursor=cursor
@@ -222,7 +231,7 @@ def adopt_volume(held: Claim, volume: str) -> None:
             image = session.scalars(select(Image).where(Image.name == wanted)).one()
             server.image_id = disk.image_id = image.id
         operation.request = operation.request | {"old_volume": disk.volume}
-        disk.volume = volume
+        disk.volume, disk.base_snapshot_id = volume, None
 
 
 def keep(held: Claim, **sizes: int) -> None:

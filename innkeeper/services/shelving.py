@@ -33,7 +33,13 @@ def prepare(session: Session, server: Server, body: BaseModel) -> dict[str, Any]
 
 
 def _refuse_further_disks(session: Session, server: Server) -> None:
-    disks = session.scalars(select(Disk.volume).where(Disk.server_id == server.id)).all()
+    rows = session.scalars(select(Disk).where(Disk.server_id == server.id)).all()
+    if any(row.base_snapshot_id for row in rows):
+        raise Conflict(
+            f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
+            f"first (`innkeeper server flatten {server.name}`)."
+        )
+    disks = [row.volume for row in rows]
     if len(disks) > 1:
         raise Conflict(
             f"'{server.name}' has {len(disks)} disks ({', '.join(sorted(disks))}), and the shelf "

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
@@ -14,7 +14,7 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.layers import Layers
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import NotFound
-from innkeeper.services import events, journal, layering, paging
+from innkeeper.services import events, journal, layering, lineage, paging
 from innkeeper.services.views import Page, SnapshotView
 
 File = tuple[ArtifactKind, str]
@@ -108,15 +108,20 @@ def change(
 
 
 def expired() -> list[tuple[UUID, UUID, str]]:
-    """Return server, snapshot and name of ready snapshots whose age is over, oldest first."""
+    """Return server, snapshot and name of those whose age is over, or whose clones are gone.
+
+    Oldest first.
+    """
     instant = now()
     with transaction() as session:
         rows = session.scalars(
             select(Snapshot)
             .join(Server, Server.id == Snapshot.server_id)
             .where(
-                Snapshot.phase == "ready",
-                Snapshot.max_age_seconds.is_not(None),
+                or_(
+                    (Snapshot.phase == "ready") & Snapshot.max_age_seconds.is_not(None),
+                    lineage.is_needless(),
+                ),
                 Server.operation_id.is_(None),
             )
             .order_by(Snapshot.created_at)
@@ -124,7 +129,8 @@ def expired() -> list[tuple[UUID, UUID, str]]:
         return [
             (row.server_id, row.id, row.name)
             for row in rows
-            if row.created_at + timedelta(seconds=row.max_age_seconds or 0) <= instant
+            if row.max_age_seconds is None
+            or row.created_at + timedelta(seconds=row.max_age_seconds) <= instant
         ]
 
 
@@ -137,20 +143,23 @@ def adopt(
 ) -> None:
     """Make the server's disk the snapshot's frozen file, and `layer` the server's disk.
 
+    A server that was only frozen to be cloned is free again.
+
     Raises:
         ClaimLost: the operation was taken over.
     """
     with transaction() as session:
         operation = journal.hold(session, held)
         disk = _disk(session, held)
-        if disk.volume == layer:
-            return
         snapshot = session.get_one(Snapshot, UUID(operation.request["snapshot_id"]))
+        if snapshot.volume is not None:
+            return
         snapshot.volume, snapshot.memory_volume = disk.volume, memory_volume
         snapshot.parent_id = disk.snapshot_id
         snapshot.kind, snapshot.size_bytes, snapshot.phase = kind, size_bytes, "ready"
         snapshot.created_at = now()
         disk.volume, disk.snapshot_id = layer, snapshot.id
+        lineage.let_go(session, operation)
 
 
 def adopt_layer(held: Claim, layer: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Literal
 from uuid import UUID
 
 import libvirt
@@ -38,6 +39,7 @@ from innkeeper.db.session import engine_for, transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
 from innkeeper.domain.naming import POOL, server_of
 from innkeeper.domain.specs import (
+    CloneRequest,
     DeleteSnapshotRequest,
     ResizeRequest,
     RevertRequest,
@@ -73,11 +75,13 @@ FAILING = {
     Verb.RESIZE: "adopt-shape",
     Verb.SHELVE: "adopt-shelf",
     Verb.UNSHELVE: "adopt-disk",
+    Verb.CLONE: "verify-identity",
 }
 POINTS = [point for verb in Verb for point in sabotage.points(verb)]
 UNDO_POINTS = [
     point for verb, failing in FAILING.items() for point in sabotage.undo_points(verb, failing)
 ]
+UNDO_POINTS += sabotage.undo_points(Verb.CLONE, "adopt-snapshot")  # the source is held still
 
 
 _UP = {
@@ -114,6 +118,8 @@ class Stage:
             view = self.create()
             sabotage.hasten(Verb.CREATE, view.id)
             self.standing = view.server_id
+        if verb is Verb.FLATTEN:
+            self.standing = self.do(verb=Verb.CLONE, body=self.twin("linked")).server_id
         server_id = self.standing
         allowed = TRANSITIONS[verb].allowed
         while (status := servers.get(server_id).status) not in allowed:
@@ -123,12 +129,23 @@ class Stage:
         body = body or self.prepare(verb)
         if verb is Verb.DELETE:
             self.standing = None
-        return accept.request(verb, server_id, body, project_id=None, actor="tester")
+        return self.request(verb, server_id, body)
+
+    def request(self, verb: Verb, server_id: UUID, body: BaseModel | None) -> OperationView:
+        """Have a verb on that server accepted; a clone makes another one."""
+        view = accept.request(verb, server_id, body, project_id=None, actor="tester")
+        if verb is Verb.CLONE:
+            self.made.append(view.server_id)
+        return view
+
+    def twin(self, mode: Literal["linked", "full"]) -> CloneRequest:
+        """Return a request for a clone under a new name."""
+        return CloneRequest(name=f"vm-{len(self.made)}", mode=mode)
 
     def do(self, verb: Verb, body: BaseModel | None = None) -> OperationView:
         """Carry a verb out on the standing server."""
         assert self.standing is not None
-        view = accept.request(verb, self.standing, body, project_id=None, actor="tester")
+        view = self.request(verb, self.standing, body)
         sabotage.hasten(verb, view.id)
         return view
 
@@ -142,6 +159,8 @@ class Stage:
         """Have snapshots there where a verb needs them to show something."""
         assert self.standing is not None
         status = servers.get(self.standing).status
+        if verb is Verb.CLONE:
+            return self.twin("full")
         if verb is Verb.SNAPSHOT:
             return SnapshotRequest(memory=status is Status.ACTIVE)
         if verb is Verb.DELETE and status in TRANSITIONS[Verb.SNAPSHOT].allowed:
@@ -310,6 +329,25 @@ def _agreed(conn: libvirt.virConnect, server_id: UUID) -> None:
     assert storage.capacity(conn, POOL, disk.volume) == server.disk_gib << 30
 
 
+def _source_is_as_before(stage: Stage, operation: OperationView) -> None:
+    """Assert that a clone's source is free, and that what was frozen for the clone is gone."""
+    with transaction() as session:
+        source_id = UUID(session.get_one(Operation, operation.id).request["source_id"])
+    reconciliation.expire()
+    stage.recover()
+    source = servers.get(source_id)
+    assert source.operation_id is None
+    names = [view.name for view in snapshots.page(source_id, limit=100).items]
+    assert [name for name in names if name.startswith("clone-")] == []
+    with transaction() as session:
+        row = session.query(Operation).filter(Operation.server_id == source_id)
+        last = row.order_by(Operation.created_at.desc()).first()
+        assert last is not None
+        last_id, phase = last.id, last.phase
+    assert phase == "succeeded"
+    _settled(stage, operations.get(last_id), status=source.status, phase="succeeded")
+
+
 def _starts(stage: Stage, server_id: UUID) -> int:
     return guest.domain_run_id(connect(stage.uri), server_id) or 0
 
@@ -323,6 +361,8 @@ def test_killed_run_is_resumed(stage: Stage, point: Point) -> None:
     _settled(stage, operation, status=TRANSITIONS[point.verb].done or was, phase="succeeded")
     if point.verb in {Verb.REBOOT, Verb.RESIZE} and was is Status.ACTIVE:
         assert _starts(stage, operation.server_id) == before + 1, "rebooted once, not twice"
+    if point.verb is Verb.CLONE:
+        _source_is_as_before(stage, operation)
 
 
 @pytest.mark.parametrize("point", UNDO_POINTS, ids=str)
@@ -335,6 +375,8 @@ def test_killed_undo_is_resumed(stage: Stage, point: Point) -> None:
     stage.recover()
     _settled(stage, operation, status=TRANSITIONS[point.verb].undone or was, phase="failed")
     assert "sabotaged" in (operations.get(operation.id).error or "")
+    if point.verb is Verb.CLONE:
+        _source_is_as_before(stage, operation)
 
 
 def _live(stage: Stage) -> OperationView:

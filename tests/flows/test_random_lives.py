@@ -6,8 +6,8 @@ through others. libvirt's test driver is the hypervisor.
 
 import signal
 from contextlib import suppress
-from typing import Any
-from uuid import UUID
+from typing import Any, Literal
+from uuid import UUID, uuid4
 
 import sabotage
 from hypothesis import HealthCheck, Phase, settings
@@ -28,6 +28,7 @@ from innkeeper.db.models import Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb, allowed_verbs
 from innkeeper.domain.specs import (
+    CloneRequest,
     DeleteSnapshotRequest,
     ResizeRequest,
     RevertRequest,
@@ -67,6 +68,10 @@ def _body(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
             disk_gib=now.disk_gib + 1,
             allow_power_cycle=True,
         )
+    if verb is Verb.CLONE:
+        name = f"twin-{uuid4().hex[:8]}"
+        mode: Literal["linked", "full"] = data.draw(st.sampled_from(["linked", "full"]))
+        return CloneRequest(name=name, mode=mode)
     return REQUESTS[verb]()
 
 
@@ -91,15 +96,20 @@ class Lives(RuleBasedStateMachine):
         server_id = data.draw(st.sampled_from(self.living), label="server")
         was = servers.get(server_id).status
         verbs = [verb for verb in VERBS if verb in allowed_verbs(was)]
+        if len(self.living) >= MOST_SERVERS:
+            verbs = [verb for verb in verbs if verb is not Verb.CLONE]
         verb = data.draw(st.sampled_from(verbs), label="verb")
         body = _body(verb, server_id, data)
         if body is None:
             return
         try:
             operation = accept.request(verb, server_id, body, project_id=None, actor="tester")
-        except Conflict:  # snapshots are in the way of a rebuild, their memory in that of a resize
+        except Conflict:  # snapshots or clones are in the way
             assert servers.get(server_id).operation_id is None
             return
+        if verb is Verb.CLONE:
+            self.living.append(operation.server_id)
+            was = Status.REQUESTED
         if operation.phase.ended:  # a deletion of a server of which nothing exists
             self._settled(operation, was)
         else:
@@ -139,6 +149,12 @@ class Lives(RuleBasedStateMachine):
         assert survey.audit() == []
 
     @invariant()
+    def nobody_is_held(self) -> None:
+        with transaction() as session:
+            held = select(Server.name).where(Server.operation_id.is_not(None))
+            assert session.scalars(held).all() == []
+
+    @invariant()
     def what_exists_is_what_is_reserved(self) -> None:
         with transaction() as session:
             held = reservations.reserved_by_project(session, self.stage.project_id)
@@ -151,7 +167,7 @@ class Lives(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Delete what is left, so that the next life begins with nothing."""
-        for server_id in self.living:
+        for server_id in reversed(self.living):  # clones before what they stand on
             view = accept.request(Verb.DELETE, server_id, project_id=None, actor="tester")
             sabotage.carry(view.verb, view.id)
         self.living.clear()

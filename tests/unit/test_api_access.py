@@ -29,6 +29,9 @@ ROUTES_OF_A_SERVER = [
     ("POST", "/servers/{server}/actions/resize"),
     ("POST", "/servers/{server}/actions/shelve"),
     ("POST", "/servers/{server}/actions/unshelve"),
+    ("POST", "/servers/{server}/actions/flatten"),
+    ("GET", "/servers/{server}/clones"),
+    ("POST", "/servers/{server}/clones"),
     ("GET", "/servers/{server}/snapshots"),
     ("POST", "/servers/{server}/snapshots"),
     ("GET", "/servers/{server}/snapshots/{server}"),
@@ -86,6 +89,7 @@ BODIES: dict[str, Any] = {
     "/projects": {"name": "p"},
     "/keys": {"name": "k", "role": "admin"},
     "/servers": {"name": "s", "plan": "tiny"},
+    "/servers/{server}/clones": {"name": "s"},
     "/hosts/{id}": {},
     "/projects/{id}/quota": {},
     "/snapshot-policies": {"name": "p", "schedule": "daily:1"},
@@ -117,9 +121,11 @@ def test_a_foreign_id_is_not_found(api: Api) -> None:
         "project": str(api.project_id),
     }
     for method, path in ROUTES_OF_A_SERVER:
-        foreign = problem(api(method, path.format(**ids), "stranger"), 404, "not-found")
+        body = BODIES.get(path) if method == "POST" else None
+        foreign = problem(api(method, path.format(**ids), "stranger", json=body), 404, "not-found")
         unknown = {name: str(uuid4()) for name in ids}
-        absent = problem(api(method, path.format(**unknown), "stranger"), 404, "not-found")
+        answer = api(method, path.format(**unknown), "stranger", json=body)
+        absent = problem(answer, 404, "not-found")
         assert _without(foreign["detail"], ids) == _without(absent["detail"], unknown)
     for path in ("/servers", "/operations", "/events"):
         assert problem(

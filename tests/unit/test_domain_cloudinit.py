@@ -1,5 +1,7 @@
 """NoCloud documents: what is ours stays ours, and no string breaks the YAML."""
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from innkeeper.domain.cloudinit import (
     SCRIPT_PATH,
     Identity,
+    Renewal,
     merge,
     meta_data,
     network_config,
@@ -200,3 +203,68 @@ def test_unicode_arrives_and_the_document_is_ascii() -> None:
     text = user_data(identity(runcmd=["echo grüße 🙂 \x85 \u2028 end"]))
     assert text.isascii()
     assert yaml.safe_load(text)["runcmd"] == ["echo grüße 🙂 \x85 \u2028 end"]
+
+
+RENEWED = Renewal(machine_id="5e" * 16, forget_keys=True)
+
+
+def renew(root: Path, instance: str = "i-2", **fields: Any) -> None:
+    """Run a clone's first command of all, in a folder instead of a guest."""
+    told = yaml.safe_load(user_data(identity(instance_id=instance, **fields)))
+    (argv,) = told["bootcmd"]
+    words = [
+        word.replace("/etc/", f"{root}/etc/")
+        .replace("/var/", f"{root}/var/")
+        .replace("/home/", f"{root}/home/")
+        for word in argv
+    ]
+    subprocess.run(words, check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """Return the files of a disk that was another server's."""
+    files = {
+        "etc/machine-id": "0a" * 16,
+        "var/lib/dbus/machine-id": "0a" * 16,
+        "var/lib/dhcp/dhclient.leases": "lease",
+        "var/lib/systemd/random-seed": "seed",
+        "home/debian/.ssh/authorized_keys": "theirs",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_a_clone_forgets_who_its_disk_was(disk: Path) -> None:
+    renew(disk, renewal=RENEWED, login_user="debian")
+    assert (disk / "etc/machine-id").read_text() == "5e" * 16 + "\n"
+    assert (disk / "var/lib/dbus/machine-id").is_symlink()
+    left = {path.name for path in disk.rglob("*") if path.is_file()}
+    assert left == {"machine-id", "instance"}
+
+
+def test_a_clone_forgets_once_and_not_again_at_its_next_boot(disk: Path) -> None:
+    renew(disk, renewal=RENEWED, login_user="debian")
+    keys = disk / "home/debian/.ssh/authorized_keys"
+    keys.write_text("mine")
+    (disk / "etc/machine-id").write_text("mine")
+    renew(disk, renewal=RENEWED, login_user="debian")
+    assert (keys.read_text(), (disk / "etc/machine-id").read_text()) == ("mine", "mine")
+    renew(disk, "i-3", renewal=RENEWED, login_user="debian")
+    assert not keys.exists(), "a clone of the clone does"
+
+
+def test_the_sources_keys_stay_unless_others_are_named(disk: Path) -> None:
+    renew(disk, renewal=Renewal(machine_id="5e" * 16), login_user="debian")
+    assert (disk / "home/debian/.ssh/authorized_keys").read_text() == "theirs"
+
+
+def test_a_clone_forgets_before_its_network_starts_and_before_user_data() -> None:
+    told = yaml.safe_load(meta_data(identity(renewal=RENEWED)))
+    assert told["dsmode"] == "local"
+    text = user_data(identity(renewal=RENEWED, user_data="#cloud-config\nbootcmd: [theirs]\n"))
+    ours, theirs = yaml.safe_load(text)["bootcmd"]
+    assert (ours[:2], theirs) == (["sh", "-c"], "theirs")
+    assert "bootcmd" not in parsed()

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from innkeeper.domain.layers import Action, Commit, Layer, Layers, Pull, Rebase, Repoint
+from innkeeper.domain.layers import (
+    Action,
+    Commit,
+    Layer,
+    Layers,
+    Pull,
+    Rebase,
+    Repoint,
+    descendants,
+)
 
 BLOCKS = 6
 
@@ -157,6 +166,38 @@ def test_a_running_disk_pulls_and_a_stopped_one_is_rebased() -> None:
     assert TREE.removal(B, live=False).actions == (Rebase("d", "a"), Rebase("top", "a"))
     assert TREE.removal(D, live=True).actions == ()
     assert TREE.removal(D, live=True).drop == "d"
+
+
+@given(found=grown(), live=st.booleans(), data=st.data())
+def test_what_is_written_or_replaced_is_the_snapshot_or_leans_on_it(
+    found: Grown, live: bool, data: st.DataObject
+) -> None:
+    """So a clone's ground is safe as long as no ancestor of it is taken out."""
+    if not found.layers.frozen:
+        return
+    parents = {layer.id: layer.parent_id for layer in found.layers.frozen}
+    gone = data.draw(st.sampled_from(found.layers.frozen)).id
+    touched = descendants(gone, parents) | {gone}
+    before = {
+        layer.volume: found.disks.content(layer.volume)
+        for layer in found.layers.frozen
+        if layer.id not in touched
+    }
+    removal = found.layers.removal(gone, live=live)
+    headers = dict(found.disks.backing)
+    for action in removal.actions:
+        found.disks.act(action)
+    found.disks.drop(removal.drop)
+    for volume, content in before.items():
+        assert found.disks.content(volume) == content
+        assert found.disks.backing[volume] == headers[volume]
+
+
+def test_descendants() -> None:
+    parents = {layer.id: layer.parent_id for layer in TREE.frozen}
+    assert descendants(A, parents) == {B, C, D}
+    assert descendants(B, parents) == {D}
+    assert descendants(D, parents) == frozenset()
 
 
 def test_an_unknown_snapshot_has_no_layer() -> None:

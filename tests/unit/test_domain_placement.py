@@ -12,6 +12,7 @@ from innkeeper.domain.placement import (
     RULES,
     Capacity,
     Demand,
+    Tie,
     place,
     require_chosen,
     waste,
@@ -156,6 +157,21 @@ def test_only_missing_ports_are_an_error_of_their_own() -> None:
         require_chosen(place(Demand(1, 64, 1), full))
     with pytest.raises(NoHostFits):
         require_chosen(place(Demand(1, 64, 1), [full[0], host("beta", enabled=False)]))
+
+
+@given(demands, fleets, st.data())
+def test_a_tie_leaves_one_host_and_says_why_of_the_others(
+    demand: Demand, fleet: list[Capacity], data: st.DataObject
+) -> None:
+    if not fleet:
+        return
+    home = data.draw(st.sampled_from(fleet))
+    verdict = place(demand, fleet, Tie(home.host_id, "the disk is elsewhere"))
+    assert verdict.chosen in {None, home.host_id}
+    assert (verdict.chosen is None) == (place(demand, [home]).chosen is None)
+    for opinion in verdict.opinions:
+        told = (opinion.refused or "").startswith("the disk is elsewhere")
+        assert told == (opinion.host_id != home.host_id)
 
 
 def test_without_hosts_the_way_out_is_named() -> None:

@@ -14,6 +14,7 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
 from innkeeper.domain.planning import PlanOutdated
 from innkeeper.domain.specs import (
+    CloneRequest,
     DeleteSnapshotRequest,
     ResizeRequest,
     RevertRequest,
@@ -98,8 +99,8 @@ def test_a_dry_run_of_every_verb_leaves_nothing(catalogue: Catalogue) -> None:
     server_id = active(catalogue)
     take(catalogue, server_id)
     for verb in Verb:
-        if verb is Verb.CREATE:
-            continue
+        if verb in {Verb.CREATE, Verb.CLONE, Verb.FLATTEN}:
+            continue  # below
         for status in TRANSITIONS[verb].allowed:
             put(server_id, status=status)
             before = snapshot()
@@ -116,6 +117,22 @@ def test_a_dry_run_of_every_verb_leaves_nothing(catalogue: Catalogue) -> None:
                 for row in session.query(Snapshot):
                     row.phase = "ready"
             put(server_id, vcpus=1, memory_mib=192, disk_gib=1)
+
+
+def test_a_dry_run_of_a_clone_and_of_its_flattening_leaves_nothing(catalogue: Catalogue) -> None:
+    source = active(catalogue)
+    before = snapshot()
+    seen = plan(Verb.CLONE, source, CloneRequest(name="twin"))
+    assert snapshot() == before
+    assert (seen.server, seen.server_id) == ("twin", None)
+    assert any("flattened" in warning for warning in seen.warnings)
+    with pytest.raises(PlanOutdated, match="request"):
+        ask(Verb.CLONE, source, CloneRequest(name="other"), digest=seen.digest)
+    made = ask(Verb.CLONE, source, CloneRequest(name="twin"), digest=seen.digest)
+    put(made.server_id, operation_id=None, status=Status.ACTIVE)
+    before = snapshot()
+    assert plan(Verb.FLATTEN, made.server_id).interruption == "none"
+    assert snapshot() == before
 
 
 def test_a_dry_run_of_a_creation_reserves_nothing(catalogue: Catalogue) -> None:

@@ -6,8 +6,8 @@ from uuid import UUID
 
 import pytest
 from conftest import Catalogue, Race
-from simulated_life import Life
 from sqlalchemy import select
+from stepwise import Life
 
 from innkeeper.db.models import Disk, Event, Operation, Plan, Server, Snapshot
 from innkeeper.db.session import transaction

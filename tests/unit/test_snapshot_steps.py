@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from conftest import Catalogue
-from simulated_life import Life
+from stepwise import Life
 
 from innkeeper.db.models import Artifact, Snapshot
 from innkeeper.db.session import transaction

@@ -1,7 +1,8 @@
 # ruff: noqa: INP001 - a program for the guest, no module of ours
 """Cloud-init's NoCloud data source for the tiny guest, as far as Innkeeper's seeds use it.
 
-`nocloud.py local SEED` runs before SSH starts: host name, network, users, keys, files.
+`nocloud.py local SEED` runs before SSH starts: host name, network, users, keys, files, bootcmd
+(which cloud-init would run at every boot, this at the first one of an instance).
 `nocloud.py final SEED` runs after: commands. Unknown keys are ignored, as are packages.
 It runs in the guest, alone: only Python's own modules and PyYAML.
 """
@@ -78,6 +79,8 @@ def local(seed: Path) -> None:
 def first_boot(config: Config) -> None:
     """Forget the former instance and become the new one."""
     (STATE / "finished").unlink(missing_ok=True)
+    for command in config.get("bootcmd") or []:
+        subprocess.call(command, shell=isinstance(command, str), stdin=subprocess.DEVNULL)
     set_host_keys(config.get("ssh_keys") or {})
     for user in users(config):
         set_user(user)

@@ -30,6 +30,7 @@ if ! cmp -s $seed/meta-data $state/meta-data ||
   { [ -f $seed/network-config ] && ! cmp -s $seed/network-config $state/network-config; }; then
   [ -f $seed/meta-data ] && python3 -I -S /usr/sbin/nocloud.py local $seed
 fi
+[ -s /etc/machine-id ] || tr -d - </proc/sys/kernel/random/uuid >/etc/machine-id
 hostname "$(cat /etc/hostname)"
 [ -f $seed/network-config ] && /usr/sbin/network
 

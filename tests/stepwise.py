@@ -1,5 +1,6 @@
-"""A server on a simulated host and what is done to it, step by step and without Prefect."""
+"""A server on a simulated host, to which verbs are done step by step, without Prefect's engine."""
 
+import copy
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from innkeeper.db.models import Disk, Host, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.naming import POOL, server_of
-from innkeeper.domain.specs import DeleteSnapshotRequest, SnapshotRequest
+from innkeeper.domain.specs import CloneRequest, DeleteSnapshotRequest, SnapshotRequest
 from innkeeper.hypervisor import snapshot as adapter
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
@@ -28,6 +29,12 @@ class Life:
         view = catalogue.create("web")
         self.server_id = view.server_id
         self.carry(view)
+
+    def of(self, server_id: UUID) -> "Life":
+        """Return the life of another server."""
+        other = copy.copy(self)
+        other.server_id = server_id
+        return other
 
     def carry(self, view: OperationView, *, failing: str = "") -> OperationView:
         """Do an operation's steps in order; undo them when one fails."""
@@ -75,3 +82,8 @@ class Life:
         """Return the frozen file of a snapshot."""
         with transaction() as session:
             return session.query(Snapshot).filter(Snapshot.name == name).one().volume or ""
+
+    def clone(self, name: str, *, failing: str = "", **fields: Any) -> "Life":
+        """Clone the server; return the life of the new one."""
+        ended = self.do(Verb.CLONE, CloneRequest(name=name, **fields), failing=failing)
+        return self.of(ended.server_id)
