@@ -17,7 +17,7 @@ from innkeeper.domain.naming import image_volume
 from innkeeper.settings import settings
 
 TIMES = 3
-MIB = 128  # of each kind of data
+MIB = 40  # of each kind of data: the tiny guest has room for that
 GOAL = 1.1
 FILL = (
     f"dd if=/dev/urandom of=/root/noise bs=1M count={MIB} 2>/dev/null; "

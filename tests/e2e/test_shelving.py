@@ -4,7 +4,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -19,6 +19,7 @@ from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import guest, network, storage
 from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.errors import Absent
 from innkeeper.settings import settings
 
 CLOCK_SECONDS = 5.0
@@ -63,7 +64,8 @@ class Life:
         host = self.estate.host(name)
         conn, server_id = connect(host.uri), UUID(self.server["id"])
         found = [d.name for d in guest.owned(conn) if d.server_id == server_id]
-        found += [n for n in storage.volume_names(conn, POOL) if server_of(n) == server_id]
+        with suppress(Absent):  # no server was ever placed there
+            found += [n for n in storage.volume_names(conn, POOL) if server_of(n) == server_id]
         for net in network.network_names(conn):
             found += [e.mac for e in network.dhcp_hosts(conn, net) if e.mac == self.server["mac"]]
         forwards = edge.forwards(open_channel(host.channel_address))
