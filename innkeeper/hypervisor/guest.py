@@ -202,6 +202,21 @@ def owned(conn: libvirt.virConnect) -> list[OwnedDomain]:
     return [domain for domain in found if domain is not None]
 
 
+@translated()
+def disk_files(conn: libvirt.virConnect, server_id: UUID) -> set[str]:
+    """Return the names of the files that a domain reads or writes now, or will from its next start.
+
+    Nothing when there is no domain.
+    """
+    try:
+        domain = _domain(conn, server_id)
+    except DomainAbsent:
+        return set()
+    documents = (parse(domain.XMLDesc(flags)) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE))
+    paths = (source.get("file") for there in documents for source in there.iterfind(".//source"))
+    return {path.rpartition("/")[2] for path in paths if path}
+
+
 def agent_ping(conn: libvirt.virConnect, server_id: UUID) -> bool:
     """Say whether the guest agent answers within 3 s; never with the test driver.
 

@@ -169,6 +169,8 @@ def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
             kind = _KINDS.get(name.rpartition(".")[2], ArtifactKind.VOLUME)
             why = f"its server is {known.status} and does not use it"
             ours = known.reapable(name)
+            if not known.gone and server_id and name in _opened(expected.host, server_id):
+                why, ours = "the domain lies on it, the database names another file", False
             found.append(Finding(expected.host.name, kind, name, why, server_id, reapable=ours))
     for server_id, known in expected.servers.items():
         if not known.busy and known.here and known.status in _STANDING:
@@ -177,6 +179,10 @@ def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
                 for name in sorted(known.volumes - set(names))
             ]
     return found
+
+
+def _opened(host: Host, server_id: UUID) -> set[str]:
+    return guest.disk_files(connect(host.uri), server_id)
 
 
 def _dhcp(expected: Expectation) -> list[Finding]:

@@ -9,7 +9,7 @@ import pytest
 from conftest import Catalogue
 from stepwise import Life
 
-from innkeeper.db.models import Artifact, Snapshot
+from innkeeper.db.models import Artifact, Disk, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import RevertRequest, SnapshotRequest
@@ -129,3 +129,18 @@ def test_a_deleted_server_takes_its_snapshots_along(life: Life) -> None:
     assert life.files() == {}
     with transaction() as session:
         assert session.query(Artifact).all() == []
+
+
+def test_what_a_domain_lies_on_is_never_reaped(life: Life) -> None:
+    """However the database came to name another file: the guest's data is in this one."""
+    life.take("one")
+    top = life.disk
+    with transaction() as session:
+        session.query(Disk).filter(Disk.server_id == life.server_id).one().volume = "another"
+        host_id = session.get_one(Server, life.server_id).host_id
+        session.query(Artifact).filter(Artifact.name == top).delete()
+    assert host_id is not None
+    findings = {found.name: found for found in survey.survey(host_id)}
+    assert "database names another file" in findings[top].problem
+    reconciliation.mend_host(host_id)
+    assert top in life.files()
