@@ -12,7 +12,7 @@ from innkeeper.domain.placement import Capacity, Demand, place, require_chosen
 from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.specs import ShelveRequest, UnshelveRequest
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import reservations
+from innkeeper.services import reservations, resizing
 
 ANOTHER = "another host was asked for"
 
@@ -61,6 +61,8 @@ def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[s
     verdict = place(demand, [_judged(session, server, host, body.host) for host in capacities])
     host = session.get_one(Host, require_chosen(verdict))
     reservations.move(session, server, host)
+    room = resizing.fresh_shape(demand, host)  # what it can grow to live is the new host's matter
+    server.max_vcpus, server.max_memory_mib = room.max_vcpus, room.max_memory_mib
     return {"verdict": verdict.as_dict()}
 
 

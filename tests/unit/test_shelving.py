@@ -145,7 +145,11 @@ def test_a_shelved_server_leaves_its_host_and_keeps_what_is_its_own(
 
 def test_it_comes_back_on_the_other_host_with_address_and_port(life: Life) -> None:
     before = life.shelve()
+    life.catalogue.set_hosts("beta", vcpus=3)
     after = life.unshelve("beta")
+    with transaction() as session:
+        row = session.get_one(Server, life.server_id)
+        assert row.max_vcpus == 3, "it can grow as far as its new host goes"
     assert (after.status, after.host) == (Status.ACTIVE, "beta")
     assert (after.address, after.mac, after.ssh_port) == (
         before.address,
