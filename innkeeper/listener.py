@@ -108,7 +108,9 @@ def handle(host: Watched, event: events.Event) -> None:
                 connection.forget(host.uri)  # it was needed once: the watcher has its own
             logger.info("Host %s is followed (%s power changes adopted)", host.name, adopted)
         case events.PowerChanged():
-            if reconcile.observe_power(event.server_id, event.power_state, event.detail):
+            if reconcile.observe_power(
+                event.server_id, event.power_state, event.detail, host_id=host.id
+            ):
                 logger.info(
                     "Server %s is %s (%s)", event.server_id, event.power_state, event.detail
                 )

@@ -60,7 +60,9 @@ def create_clone_volume(b: Blueprint) -> str:
     if b.base_volume is None:
         raise SourceGone(f"The snapshot that {b.name} should stand on is gone: clone again.")
     connection = connect(b.host.uri)
-    copied = b.step_was_done and _leans_on_image(b)
+    # One that stands on the image is whole, and perhaps its guest runs: what is only half made
+    # stands on the frozen file.
+    copied = b.root_volume in storage.volume_names(connection, POOL) and _leans_on_image(b)
     if not copied:
         storage.ensure_volume(
             connection,
@@ -158,6 +160,7 @@ def pull_parent(b: Blueprint) -> str:
     onto = b.disk_image.volume
     live = snapshot.is_active(connect(b.host.uri), b.server_id)
     ensure(b, (Pull if live else Rebase)(b.root_volume, onto), "pull-parent")
+    cloning.stand_alone(b.claim)  # at once: a cancel after this would leave the source held
     return f"{b.root_volume} stands on {onto}, {'live' if live else 'while it was off'}"
 
 

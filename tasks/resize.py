@@ -4,11 +4,14 @@ What can be undone comes first. A grown disk stays grown and a plugged vCPU stay
 becomes of the rest: the undo of those writes down what is there now.
 """
 
+from datetime import UTC, datetime
+
 from innkeeper.configuration import login
+from innkeeper.domain import maintenance
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import POOL
 from innkeeper.domain.specs import ResizeRequest
-from innkeeper.errors import InnkeeperError
+from innkeeper.errors import InnkeeperError, PermanentError
 from innkeeper.hypervisor import agent, guest, shape, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.power import PowerState
@@ -44,6 +47,14 @@ df -k / | awk 'END {print "root file system of " int($2 / 1024) " MiB"}'
 """Grows the partition and file system of `/`; growpart ends with 1 when there is nothing to do."""
 
 
+class WindowClosed(PermanentError):
+    """The maintenance window ended before the power cycle began."""
+
+    status = 409
+    slug = "window-closed"
+    title = "Maintenance window closed"
+
+
 def _adopted(b: Blueprint) -> bool:
     return bool(b.request.get("adopted"))
 
@@ -63,6 +74,7 @@ def turn_off(b: Blueprint) -> str:
         return NO_CYCLE
     connection = connect(b.host.uri)
     if "run_before" not in b.step_data:
+        _require_window(b)
         run_before = guest.domain_run_id(connection, b.server_id)
         journal.note(b.claim, "turn-off", run_before=run_before)
     else:
@@ -71,6 +83,16 @@ def turn_off(b: Blueprint) -> str:
         return "done before"
     patience = settings().agent_stop_seconds, settings().acpi_stop_seconds
     return f"stopped ({guest.stop(connection, b.server_id, *patience)})"
+
+
+def _require_window(b: Blueprint) -> None:
+    """See that the window in which it was accepted is open still: it may have waited for long."""
+    text = b.request.get("window")
+    if text is not None and not maintenance.parse(text).open_at(datetime.now(UTC)):
+        raise WindowClosed(
+            f"The maintenance window of {b.name} ({text}) closed before it could be powered off: "
+            "ask again in it, or pass allow_power_cycle."
+        )
 
 
 @turn_off.undone_by
@@ -111,7 +133,13 @@ def set_memory_back(b: Blueprint) -> str:
     """Have the balloon as it was."""
     if _adopted(b) or _cycles(b) or b.way.after.memory_mib == b.memory_mib or not _runs(b):
         return "nothing to do while it runs"
-    shape.set_memory(connect(b.host.uri), b.server_id, b.memory_mib, BALLOON_SECONDS)
+    connection = connect(b.host.uri)
+    try:
+        shape.set_memory(connection, b.server_id, b.memory_mib, BALLOON_SECONDS)
+    except shape.BalloonStuck:  # it uses what it got: that is held, and written down
+        there = min(shape.memory_mib(connection, b.server_id), b.way.after.memory_mib)
+        servers.keep(b.claim, memory_mib=there)
+        return f"the guest keeps {there} MiB"
     return f"{b.memory_mib} MiB"
 
 
@@ -209,11 +237,11 @@ def turn_on(b: Blueprint) -> str:
 
 @turn_on.undone_by
 def turn_off_again(b: Blueprint) -> str:
-    """Power off what was started in the new shape, so that it comes back in the old one."""
+    """Stop what was started in the new shape, so that it comes back in the old one."""
     if not _cycles(b) or _adopted(b):
         return NO_CYCLE
-    guest.destroy(connect(b.host.uri), b.server_id)
-    return "off"
+    patience = settings().agent_stop_seconds, settings().acpi_stop_seconds
+    return f"stopped ({guest.stop(connect(b.host.uri), b.server_id, *patience)})"
 
 
 @step("adopt-shape")

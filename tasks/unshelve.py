@@ -5,7 +5,7 @@ from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import TransientError
 from innkeeper.host import checksum
 from innkeeper.host.channel import open_channel
-from innkeeper.hypervisor import haul, storage
+from innkeeper.hypervisor import guest, haul, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.images import shelf
 from innkeeper.images.failure import ShelfFileDamaged
@@ -33,6 +33,9 @@ def unshelve_disk(b: Blueprint) -> str:
         return "it is there"  # perhaps the guest runs on it already
     if b.shelf is None or b.shelf.sha256 is None:
         raise ShelfFileDamaged(f"{b.name} has no whole file on the shelf: restore a backup of it.")
+    # What a run that lost this host left here must not write to the file that comes now.
+    guest.destroy(connection, b.server_id)
+    guest.undefine(connection, b.server_id)
     if b.host.simulated:
         backing = storage.volume_path(connection, POOL, b.shelf.base) if b.shelf.base else None
         shelf.require_whole(b.shelf.name, b.shelf.size_bytes)

@@ -148,7 +148,6 @@ class SnapshotChange(Body):
 
 
 ScheduleText = Annotated[Text, Field(max_length=128, examples=["hourly:24,daily:7,weekly:4"])]
-WindowText = Annotated[Text, Field(max_length=16, examples=["22:00-05:30"])]
 Quiesce = Literal["auto", "required", "off"]
 Identifier = Annotated[UUID, Field(strict=False)]  # strict, it would have to be no text
 
@@ -162,8 +161,10 @@ class PolicyRequest(Body):
     plan: Annotated[Text, Field(max_length=64)] | None = Field(
         default=None, description="Name of the plan whose servers it is for"
     )
-    window: WindowText | None = Field(
-        default=None, description="Hours of the day in UTC in which snapshots are taken"
+    window: MaintenanceWindow | None = Field(
+        default=None,
+        description="When snapshots are taken, in UTC, daily or weekly; any time if empty",
+        examples=["daily 22:00-05:30"],
     )
     stagger_minutes: int = Field(
         default=10, ge=0, le=59, description="Servers begin spread over so many minutes"
@@ -183,7 +184,7 @@ class PolicyChange(Body):
     """Fields of a snapshot policy to change; those left out stay."""
 
     schedule: ScheduleText = "daily:7"
-    window: WindowText | None = None
+    window: MaintenanceWindow | None = None
     stagger_minutes: int = Field(default=10, ge=0, le=59)
     memory: bool = False
     quiesce: Quiesce = "auto"

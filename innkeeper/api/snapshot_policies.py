@@ -27,7 +27,7 @@ EXAMPLES: dict[str, Example] = {
             "name": "nightly",
             "schedule": "daily:14",
             "plan": "small",
-            "window": "22:00-05:30",
+            "window": "daily 22:00-05:30",
             "memory": True,
         },
     },

@@ -28,7 +28,9 @@ ATTEMPTS = 4
 LARGEST_PAGE = 100
 _WAIT = wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1)
 _IDEMPOTENCY_KEY = re.compile(r"^[!-~](?:[ -~]{0,253}[!-~])?\Z")
-_MAKES_OPERATIONS = re.compile(r"/servers(?:/[^/]+/actions/[a-z]+)?\Z")
+_MAKES_OPERATIONS = re.compile(
+    r"/servers(?:/[^/]+/(?:actions/[a-z]+|clones|snapshots(?:/[^/]+/actions/[a-z]+)?))?\Z"
+)
 _NO_CONTENT = 204
 _TRY_LATER = {429, 503}
 _LONGEST_PAUSE = 60.0  # seconds that we wait when the API asks for a pause

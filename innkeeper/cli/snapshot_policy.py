@@ -7,7 +7,7 @@ import typer
 from innkeeper.cli import lookup
 from innkeeper.cli import output as out
 from innkeeper.cli.client import Client, Json, connect
-from innkeeper.cli.failures import Missing, UsageFailure
+from innkeeper.cli.failures import Missing, Refused, UsageFailure
 from innkeeper.cli.options import Output, Project, Yes
 from innkeeper.cli.output import Format
 from innkeeper.services.views import SnapshotPolicyView
@@ -19,7 +19,7 @@ app = typer.Typer(
 _PATH = "/snapshot-policies"
 PolicyName = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the policy.")]
 Window = Annotated[
-    str | None, typer.Option(help="Hours of the day in UTC, such as 22:00-05:30; else any.")
+    str | None, typer.Option(help="When, in UTC, such as 'daily 22:00-05:30'; else any time.")
 ]
 Stagger = Annotated[
     int | None, typer.Option(min=0, max=59, help="Minutes over which servers begin spread.")
@@ -74,9 +74,9 @@ def change(
     name: PolicyName,
     *,
     schedule: Annotated[str | None, typer.Option(help="How many of each class stay.")] = None,
-    window: Annotated[str | None, typer.Option(help="Hours of the day in UTC; any: no window.")] = (
-        None
-    ),
+    window: Annotated[
+        str | None, typer.Option(help="When, in UTC, such as 'daily 22:00-05:30'; any: no window.")
+    ] = None,
     stagger: Stagger = None,
     memory: Memory = None,
     quiesce: Quiesce = None,
@@ -110,12 +110,16 @@ def _given(**options: object) -> Json:
 
 
 def _found(client: Client, name_or_id: str, project: str | None) -> Json:
-    for entry in client.items(_PATH, project=project):
-        if name_or_id in {entry["name"], entry["id"]}:
-            return entry
-    raise Missing(
-        "Not found", f"There is no policy '{name_or_id}': see `innkeeper snapshot-policy list`."
-    )
+    found = [e for e in client.items(_PATH, project=project) if name_or_id in {e["name"], e["id"]}]
+    if not found:
+        raise Missing(
+            "Not found", f"There is no policy '{name_or_id}': see `innkeeper snapshot-policy list`."
+        )
+    if len(found) > 1:
+        raise Refused(
+            "Ambiguous name", f"Several projects have a policy '{name_or_id}': add --project."
+        )
+    return found[0]
 
 
 def _print(client: Client, found: list[Json], data: Json | list[Json], output: Format) -> None:

@@ -244,7 +244,7 @@ class SnapshotPolicy(Base):
     scope: Mapped[str] = mapped_column(String(16))
     subject_id: Mapped[UUID]
     schedule: Mapped[str] = mapped_column(String(128))
-    window: Mapped[str | None] = mapped_column(String(16), default=None)
+    window: Mapped[str | None] = mapped_column(String(32), default=None)
     stagger_minutes: Mapped[int] = mapped_column(default=10)
     memory: Mapped[bool] = mapped_column(default=False)
     quiesce: Mapped[str] = mapped_column(String(16), default="auto")

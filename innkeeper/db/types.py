@@ -63,12 +63,3 @@ class EncryptedText(TypeDecorator[str]):
             raise SecretKeyMismatch(
                 "The secret key does not fit the database: restore secret.key in INNKEEPER_HOME."
             ) from error
-
-
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-"""How constraints and indexes are called, so that migrations can name them."""

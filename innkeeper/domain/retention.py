@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
@@ -98,45 +98,6 @@ class Schedule:
             if instant >= start + delay and (latest is None or latest < start):
                 return True
         return False
-
-
-@dataclass(frozen=True)
-class Window:
-    """The hours of the day, in UTC, in which snapshots are taken; it may go over midnight."""
-
-    opens: time
-    closes: time
-
-    def __str__(self) -> str:
-        return f"{self.opens:%H:%M}-{self.closes:%H:%M}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Window":
-        """Return the window that a text such as "22:00-05:30" stands for.
-
-        Raises:
-            InvalidRequest: it is none.
-        """
-        try:
-            opens, closes = (
-                datetime.strptime(part, "%H:%M").replace(tzinfo=UTC).time()
-                for part in text.split("-")
-            )
-        except ValueError:
-            opens = closes = time()
-        if opens == closes:
-            raise InvalidRequest(
-                f"'{text}' is no window: write two different times of day in UTC, for example "
-                "22:00-05:30."
-            )
-        return cls(opens, closes)
-
-    def holds(self, instant: datetime) -> bool:
-        """Tell whether an instant lies in the window."""
-        at = instant.astimezone(UTC).time()
-        if self.opens < self.closes:
-            return self.opens <= at < self.closes
-        return at >= self.opens or at < self.closes
 
 
 def stagger(server_id: UUID, within: timedelta) -> timedelta:

@@ -36,6 +36,7 @@ _POLL_SECONDS = 0.2
 _ACPI_RESEND_SECONDS = 3.0  # ACPI within 3 s of a start is lost silently
 _AGENT_RECONNECT_SECONDS = 1.5  # after a libvirtd restart the agent reads as absent for a moment
 _PING_SECONDS = 3
+_CLOCK_SECONDS = 10.0
 
 _SHUTDOWN_FLAGS = {
     "agent": libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT,
@@ -239,6 +240,7 @@ def set_clock(conn: libvirt.virConnect, server_id: UUID) -> None:
     Raises:
         AgentUnavailable: no agent answers yet.
     """
+    bound_agent(conn, server_id, _CLOCK_SECONDS)
     _domain(conn, server_id).setTime(None, libvirt.VIR_DOMAIN_TIME_SYNC)
 
 
@@ -326,7 +328,7 @@ def _stopped_by_agent(conn: libvirt.virConnect, server_id: UUID, seconds: float)
     patience = time.monotonic() + min(seconds, _AGENT_RECONNECT_SECONDS)
     while _state(_domain(conn, server_id)) is PowerState.RUNNING:
         try:
-            _bound_agent(conn, server_id, seconds)
+            bound_agent(conn, server_id, seconds)
             shutdown(conn, server_id, "agent")
         except (AgentUnavailable, OperationTimedOut):
             if time.monotonic() >= patience:
@@ -339,7 +341,12 @@ def _stopped_by_agent(conn: libvirt.virConnect, server_id: UUID, seconds: float)
     return _is_off(conn, server_id)
 
 
-def _bound_agent(conn: libvirt.virConnect, server_id: UUID, seconds: float) -> None:
+def bound_agent(conn: libvirt.virConnect, server_id: UUID, seconds: float) -> None:
+    """Have libvirt wait for a guest agent's answers so long and no longer; its default is for ever.
+
+    An agent that takes a command and never answers it would hold a call, of which libvirtd serves
+    few at once on a connection.
+    """
     if not _is_test(conn):
         with translated():
             _domain(conn, server_id).agentSetResponseTimeout(max(1, int(seconds)), 0)

@@ -9,6 +9,7 @@ from uuid import UUID
 import libvirt
 
 from innkeeper.errors import PermanentError
+from innkeeper.hypervisor import guest
 from innkeeper.hypervisor.errors import (
     AgentUnavailable,
     NotSupported,
@@ -109,6 +110,7 @@ def online_vcpus(conn: libvirt.virConnect, server_id: UUID, count: int) -> bool:
     A guest may do it by itself, or have no agent.
     """
     domain, deadline = _domain(conn, server_id), time.monotonic() + _ONLINE_SECONDS
+    guest.bound_agent(conn, server_id, _ONLINE_SECONDS)
     while time.monotonic() < deadline:
         try:
             with translated():

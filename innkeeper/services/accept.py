@@ -144,7 +144,7 @@ def _create(
     server = _server(request, made, project_id, host, image, plan, demand)
     session.add(server)
     session.flush()
-    seen = planning.look(session, server, Verb.CREATE, request, foresight)
+    seen = planning.look(session, server, Verb.CREATE, request, foresight, project_id)
     session.add(
         Disk(
             server_id=server.id,

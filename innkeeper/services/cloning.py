@@ -88,9 +88,9 @@ def clone_server(
         server.max_vcpus, server.max_memory_mib = shape.max_vcpus, shape.max_memory_mib
         session.add(server)
         session.flush()
-        seen = planning.look(session, server, Verb.CLONE, request, foresight)
+        seen = planning.look(session, server, Verb.CLONE, request, foresight, source.id)
         session.add(_disk(session, source, server, base))
-        reservations.connect(session, server, host)
+        reservations.connect(session, server, host, beside=source)
         operation = Operation(
             project_id=owner,
             server_id=server.id,

@@ -165,6 +165,7 @@ def remove(host_id: UUID, *, actor: str = "system") -> None:
             before=_view(host, _Use()).model_dump(mode="json", include=_TOLD),
         )
         session.execute(sql_update(Server).where(Server.host_id == host_id).values(host_id=None))
+        session.execute(delete(Artifact).where(Artifact.host_id == host_id))
         session.execute(delete(PortForward).where(PortForward.host_id == host_id))
         session.execute(delete(Network).where(Network.host_id == host_id))
         session.delete(host)
@@ -195,7 +196,7 @@ def _require_empty(session: Session, host: Host) -> None:
     if living:
         raise Conflict(f"{living} server(s) live on '{host.name}': delete them first.")
     left = session.scalar(select(func.count(Artifact.id)).where(Artifact.host_id == host.id))
-    if left:
+    if left and host.reachable:  # of one that is gone for good nothing can be reaped
         raise Conflict(
             f"{left} thing(s) of deleted servers are left on '{host.name}': reconcile reaps "
             "them, then try again."

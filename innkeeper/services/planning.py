@@ -54,9 +54,16 @@ class Prospect:
 
 
 def look(
-    session: Session, server: Server, verb: Verb, body: BaseModel, foresight: Foresight
+    session: Session,
+    server: Server,
+    verb: Verb,
+    body: BaseModel,
+    foresight: Foresight,
+    subject: UUID | None = None,
 ) -> Prospect | None:
     """See what a verb would change, if anybody wants to know.
+
+    `subject` is whom a birth is asked of: the project, or the source of a clone.
 
     Raises:
         PlanOutdated: it is not as in the plan whose digest was brought.
@@ -69,7 +76,7 @@ def look(
     shape = ", ".join(f"{name} {value}" for name, value in asdict(world.shape).items())
     asked = body.model_dump(mode="json", exclude={"allow_power_cycle"})  # consent is no change
     facts = {
-        "request": json.dumps([verb, asked], sort_keys=True, default=str),
+        "request": json.dumps([verb, subject or server.id, asked], sort_keys=True, default=str),
         "status": "" if verb in BIRTHS else world.status,
         "shape": shape,
         "host": world.host,

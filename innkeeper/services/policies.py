@@ -10,18 +10,22 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Plan, Server, Snapshot, SnapshotPolicy, now
+from innkeeper.db.models import Operation, Plan, Server, Snapshot, SnapshotPolicy, now
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
-from innkeeper.domain.retention import Schedule, Window, stagger
+from innkeeper.domain import maintenance
+from innkeeper.domain.lifecycle import TRANSITIONS, Phase, Status, Verb
+from innkeeper.domain.retention import Schedule, stagger
 from innkeeper.domain.specs import PolicySnapshotRequest
-from innkeeper.errors import Conflict, NotFound
+from innkeeper.errors import Conflict, InvalidRequest, NotFound
 from innkeeper.services import events
 from innkeeper.services.archive import is_current
 from innkeeper.services.views import SnapshotPolicyView
 
 RETRY_SECONDS = 900.0
 """How long a policy waits after a snapshot that failed."""
+
+STUCK = timedelta(hours=6)
+"""How long a policy lets a snapshot alone whose deletion failed."""
 
 FAILED_KEPT = timedelta(days=1)
 """How long a policy's failed snapshot stays to be looked at."""
@@ -59,7 +63,7 @@ def create(
         project_id: whose policy it is.
         server: the server it is for.
         plan: the plan whose servers it is for; without both it is for the whole project.
-        window: hours of the day in UTC in which snapshots are taken, such as "22:00-05:30".
+        window: when snapshots are taken, in UTC, such as "daily 22:00-05:30".
         actor: who asks.
         options: `stagger_minutes`, `memory`, `quiesce`, `enabled`.
 
@@ -85,11 +89,14 @@ def create(
 
 
 def _checked(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields with schedule and window as we write them."""
+    """Return the fields with the schedule as we write it; the window is checked, too."""
     if "schedule" in fields:
         fields["schedule"] = str(Schedule.parse(fields["schedule"]))
     if fields.get("window") is not None:
-        fields["window"] = str(Window.parse(fields["window"]))
+        try:
+            maintenance.check(fields["window"])
+        except ValueError as error:
+            raise InvalidRequest(f"'{fields['window']}' is no window: {error}.") from error
     return fields
 
 
@@ -211,15 +218,29 @@ def wishes(instant: datetime | None = None) -> list[Wish]:
         taken: dict[UUID, list[Snapshot]] = {}
         for row in session.scalars(select(Snapshot).where(Snapshot.policy_id.is_not(None))):
             taken.setdefault(row.server_id, []).append(row)
+        stuck = _stuck(session, instant)
         wanted = []
         for server in servers:
             policy = _nearest(policies, server)
             if policy is None or not policy.enabled:
                 continue
-            wish = _wish(policy, server, taken.get(server.id, []), instant)
+            own = [row for row in taken.get(server.id, []) if row.policy_id == policy.id]
+            wish = _wish(policy, server, [r for r in own if str(r.id) not in stuck], instant)
             if wish.take or wish.drop:
                 wanted.append(wish)
         return wanted
+
+
+def _stuck(session: Session, instant: datetime) -> set[str]:
+    """Return the snapshots whose deletion failed a short while ago: others have their turn."""
+    failed = session.scalars(
+        select(Operation.request).where(
+            Operation.verb == Verb.DELETE_SNAPSHOT,
+            Operation.phase == Phase.FAILED,
+            Operation.ended_at > instant - STUCK,
+        )
+    )
+    return {request.get("snapshot_id", "") for request in failed}
 
 
 def _nearest(policies: Iterable[SnapshotPolicy], server: Server) -> SnapshotPolicy | None:
@@ -239,7 +260,7 @@ def _wish(policy: SnapshotPolicy, server: Server, taken: list[Snapshot], instant
     good = {row.created_at: row for row in taken if row.phase in {"creating", "ready"}}
     delay = stagger(server.id, timedelta(minutes=policy.stagger_minutes))
     due = schedule.is_due(good, instant, delay)
-    if policy.window is not None and not Window.parse(policy.window).holds(instant):
+    if policy.window is not None and not maintenance.parse(policy.window).open_at(instant):
         due = False
     latest = max((row.created_at for row in taken), default=None)
     if latest is not None and (instant - latest).total_seconds() < RETRY_SECONDS:

@@ -104,11 +104,13 @@ def observe_power(
     power_state: PowerState | None,
     detail: str = "",
     *,
+    host_id: UUID | None = None,
     unless_changed_since: datetime | None = None,
 ) -> bool:
     """Adopt a power change that nobody asked us for; tell whether the status changed.
 
     A server with an operation in flight is left to it. A missing domain is reported, not adopted.
+    What another host than the server's (`host_id` is where it was seen) tells of it is a leftover.
     What was seen a while ago may be over: pass `updated_at` of the row as it was before looking,
     and a server that somebody else has changed meanwhile is left for the next look.
     """
@@ -118,6 +120,8 @@ def observe_power(
     with transaction() as session:
         server = session.get(Server, server_id, with_for_update=True)
         if server is None or server.operation_id is not None:
+            return False
+        if host_id is not None and (server.host_id != host_id or not server.placed):
             return False
         other = Status(server.status)
         adopted = {Status.ACTIVE, Status.STOPPED, Status.SUSPENDED} - {status}
@@ -171,7 +175,11 @@ def adopt_power(host_id: UUID) -> int:
             kept = suspension.is_saved(connection, domain.server_id)
             detail = "" if kept else _MEMORY_GONE
         adopted += observe_power(
-            domain.server_id, domain.power_state, detail, unless_changed_since=updated_at
+            domain.server_id,
+            domain.power_state,
+            detail,
+            host_id=host_id,
+            unless_changed_since=updated_at,
         )
     return adopted
 
@@ -202,7 +210,8 @@ def reap(host_id: UUID, findings: list[Finding]) -> list[Finding]:
 
 def _still_astray(host_id: UUID, finding: Finding) -> bool:
     if finding.server_id is None:
-        return True
+        by_mac = finding.kind in {"dhcp-entry", "lease"}
+        return not by_mac or finding.name not in expectation(host_id).macs
     known = expectation(host_id).servers.get(finding.server_id)
     if known is None or known.busy:
         return known is None

@@ -113,13 +113,19 @@ def move(session: Session, server: Server, host: Host) -> None:
     session.flush()
 
 
-def connect(session: Session, server: Server, host: Host) -> None:
+def connect(session: Session, server: Server, host: Host, *, beside: Server | None = None) -> None:
     """Allocate NIC, address and forward of a server; the caller holds the hosts' locks.
+
+    It gets the network of the server that it is made `beside`, which is there for certain.
 
     Raises:
         AddressesExhausted, ForwardPortsExhausted: nothing is free.
     """
-    network = _network(session, server.project_id, host.id)
+    if beside is None:
+        network = _network(session, server.project_id, host.id)
+    else:
+        nics = select(Nic.network_id).where(Nic.server_id == beside.id).order_by(Nic.id).limit(1)
+        network = session.get_one(Network, session.scalars(nics).one())
     # Addresses and MACs are unique in a CIDR, wherever its servers are: so they can move.
     same = select(Network.id).where(Network.cidr == network.cidr)
     macs = set(session.scalars(select(Nic.mac).where(Nic.network_id.in_(same))))

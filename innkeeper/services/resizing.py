@@ -93,6 +93,7 @@ def prepare(
         "after": asdict(found.after),
         "obstacles": found.obstacles,
         "plan_id": str(plan.id) if plan else None,
+        "window": None if body.allow_power_cycle else server.maintenance_window,
     }
 
 

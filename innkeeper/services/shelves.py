@@ -4,12 +4,13 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import Server, ShelfFile
+from innkeeper.db.models import Operation, Server, ShelfFile
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
-from innkeeper.domain.naming import shelf_file
+from innkeeper.domain.naming import shelf_file, short
 from innkeeper.images import shelf
 from innkeeper.services import events, journal
 
@@ -83,6 +84,21 @@ def clear(held: Claim) -> str | None:
     return row.name
 
 
+def _is_ours(session: Session, name: str) -> bool:
+    """Tell whether this database knows the operation that made a file.
+
+    If not, the file may be younger than the database, restored from a backup: then it is perhaps
+    all that there is of its server.
+    """
+    server, _, rest = name.partition(".")
+    try:
+        made = session.scalars(select(Operation.id).where(Operation.server_id == UUID(server)))
+    except ValueError:
+        return True
+    operation = rest.partition("-")[0]
+    return any(short(identifier) == operation for identifier in made)
+
+
 def strays() -> list[Stray]:
     """Return what is on the shelf and should not be, and what should be there and is not.
 
@@ -104,10 +120,10 @@ def strays() -> list[Stray]:
             Stray("-", f"'{server.name}' is shelved, but has no file", server.id, reapable=False)
             for server in session.scalars(shelved)
         ]
-    found += [
-        Stray(name, "no server has it", None, reapable=True)
-        for name in sorted(set(there) - {*known})
-    ]
+        found += [
+            Stray(name, "no server has it", None, reapable=_is_ours(session, name))
+            for name in sorted(set(there) - {*known})
+        ]
     for name, (row, server) in sorted(known.items()):
         if server.operation_id is not None or server.status == Status.ERROR:
             continue

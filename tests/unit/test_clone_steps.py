@@ -7,12 +7,12 @@ import pytest
 from conftest import Catalogue
 from stepwise import Life
 
-from innkeeper.db.models import Artifact, Disk, Operation, Server, Snapshot
+from innkeeper.db.models import Artifact, Disk, Nic, Operation, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.specs import CloneRequest, RevertRequest, SnapshotRequest
 from innkeeper.domain.steps import STEPS
-from innkeeper.errors import Conflict, NotFound
+from innkeeper.errors import Conflict, NotFound, OperationCancelled
 from innkeeper.hypervisor import guest
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.services import accept, journal, operations, servers, snapshots, survey
@@ -229,3 +229,44 @@ def test_what_shares_a_disk_does_not_go_onto_the_shelf(life: Life) -> None:
         one.do(Verb.UNSHELVE)
     assert guest.power_state(twin.conn, twin.server_id) is PowerState.RUNNING
     assert survey.audit() == []
+
+
+def test_a_copied_disk_is_never_made_again_beneath_its_guest(life: Life) -> None:
+    """However often the steps are begun again: a try that failed is not remembered as done."""
+    body = CloneRequest(name="twin", mode="full")
+    view = accept.request(Verb.CLONE, life.server_id, body, project_id=None, actor="me")
+    held, twin = journal.claim(view.id), life.of(view.server_id)
+    for name in STEPS[Verb.CLONE][:10]:
+        declared(name)._attempt(held, undo=False)
+    journal.begin(held, "clone-volume")
+    journal.fail(held, "clone-volume", "its host was away")
+    declared("clone-volume")._attempt(held, undo=False)
+    assert twin.files()[twin.disk].startswith("image-")
+    for name in STEPS[Verb.CLONE][10:]:
+        declared(name)._attempt(held, undo=False)
+    journal.complete(held)
+
+
+def test_what_was_pulled_is_written_down_at_once(life: Life) -> None:
+    twin = life.clone("twin")
+    view = accept.request(Verb.FLATTEN, twin.server_id, project_id=None, actor="me")
+    held = journal.claim(view.id)
+    declared("pull-parent")._attempt(held, undo=False)
+    operations.cancel(view.id, None, "me")
+    with pytest.raises(OperationCancelled):
+        declared("stand-alone")._attempt(held, undo=False)
+    journal.undoing(held, "cancelled")
+    journal.undone(held)
+    assert base_of(twin) is None
+    sweep(life)
+    life.do(Verb.DELETE)
+
+
+def test_a_clone_is_on_the_network_of_its_source(life: Life) -> None:
+    twin = life.clone("twin")
+    with transaction() as session:
+        networks = {
+            session.query(Nic).filter(Nic.server_id == one.server_id).one().network_id
+            for one in (life, twin)
+        }
+    assert len(networks) == 1

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from innkeeper.domain.retention import Cadence, Schedule, Window, period_start, stagger
+from innkeeper.domain.retention import Cadence, Schedule, period_start, stagger
 from innkeeper.errors import InvalidRequest
 
 NOON = datetime(2026, 3, 18, 12, 30, tzinfo=UTC)  # a Wednesday
@@ -103,29 +103,6 @@ def test_a_delay_puts_it_off_into_the_period() -> None:
     midnight = datetime(2026, 3, 19, tzinfo=UTC)
     assert not schedule.is_due([NOON], midnight + timedelta(minutes=9), timedelta(minutes=10))
     assert schedule.is_due([NOON], midnight + timedelta(minutes=10), timedelta(minutes=10))
-
-
-@pytest.mark.parametrize(
-    ("window", "at", "holds"),
-    [
-        ("22:00-05:30", "23:00", True),
-        ("22:00-05:30", "05:29", True),
-        ("22:00-05:30", "05:30", False),
-        ("22:00-05:30", "12:00", False),
-        ("01:00-04:00", "01:00", True),
-        ("01:00-04:00", "04:00", False),
-    ],
-)
-def test_a_window(window: str, at: str, holds: bool) -> None:
-    hour, minute = map(int, at.split(":"))
-    assert Window.parse(window).holds(NOON.replace(hour=hour, minute=minute)) is holds
-    assert str(Window.parse(window)) == window
-
-
-@pytest.mark.parametrize("text", ["", "22:00", "22:00-22:00", "25:00-01:00", "1-2-3", "a-b"])
-def test_what_is_no_window(text: str) -> None:
-    with pytest.raises(InvalidRequest, match="is no window"):
-        Window.parse(text)
 
 
 @given(st.uuids(), st.integers(0, 3600))

@@ -34,7 +34,10 @@ class Database:
         self.adopted.append(host_id)
         return 0
 
-    def observe_power(self, server_id: UUID, state: PowerState | None, detail: str) -> bool:
+    def observe_power(
+        self, server_id: UUID, state: PowerState | None, detail: str, *, host_id: UUID
+    ) -> bool:
+        assert host_id
         self._answer()
         self.power.append((server_id, state, detail))
         return True

@@ -78,3 +78,11 @@ def test_a_server_in_flight_is_left_to_its_operation(server_id: UUID) -> None:
         session.get_one(Server, server_id).operation_id = uuid4()
     assert not reconcile.observe_power(server_id, PowerState.OFF, "shutdown")
     assert not reconcile.observe_power(uuid4(), PowerState.OFF, "shutdown")
+
+
+def test_what_another_host_tells_is_a_leftover(server_id: UUID) -> None:
+    rest(server_id, Status.ACTIVE)
+    with transaction() as session:
+        here = session.get_one(Server, server_id).host_id
+    assert not reconcile.observe_power(server_id, PowerState.OFF, "failed", host_id=uuid4())
+    assert reconcile.observe_power(server_id, PowerState.OFF, "failed", host_id=here)

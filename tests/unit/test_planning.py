@@ -128,6 +128,8 @@ def test_a_dry_run_of_a_clone_and_of_its_flattening_leaves_nothing(catalogue: Ca
     assert any("flattened" in warning for warning in seen.warnings)
     with pytest.raises(PlanOutdated, match="request"):
         ask(Verb.CLONE, source, CloneRequest(name="other"), digest=seen.digest)
+    with pytest.raises(PlanOutdated, match="request"):
+        ask(Verb.CLONE, active(catalogue, "db"), CloneRequest(name="twin"), digest=seen.digest)
     made = ask(Verb.CLONE, source, CloneRequest(name="twin"), digest=seen.digest)
     put(made.server_id, operation_id=None, status=Status.ACTIVE)
     before = snapshot()

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from innkeeper.db.models import Operation, Plan, Server, Snapshot, SnapshotPolicy
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.specs import DeleteSnapshotRequest
 from innkeeper.errors import Conflict, NotFound
 from innkeeper.services import accept, events, journal, operations, policies, snapshots
 from tasks import policies as task
@@ -85,7 +86,7 @@ def test_a_failure_is_tried_again_later_and_forgotten_after_a_day(catalogue: Cat
 
 
 def test_a_window_and_a_disabled_policy_take_nothing(catalogue: Catalogue) -> None:
-    server_id, night = active(catalogue), policy(catalogue, window="22:00-05:30")
+    server_id, night = active(catalogue), policy(catalogue, window="daily 22:00-05:30")
     old = [taken(server_id, night, AT - timedelta(hours=hours)) for hours in (50, 40, 30)]
     assert wish() == (False, {old[0]})  # deleting needs no window
     assert wish(AT.replace(hour=23)) == (True, {old[0]})
@@ -109,6 +110,36 @@ def test_the_nearest_policy_counts(catalogue: Catalogue) -> None:
     assert policies.wishes(AT) == []  # its own says no
     policies.remove(near, project_id=None, actor="me")
     assert policies.wishes(AT)[0].take.policy_id == middle  # type: ignore[union-attr]
+
+
+def test_another_policys_snapshots_are_not_its_to_delete(catalogue: Catalogue) -> None:
+    server_id, wide = active(catalogue), policy(catalogue, "monthly:12")
+    for days in (70, 40, 10):
+        taken(server_id, wide, AT - timedelta(days=days))
+    policy(catalogue, "hourly:1", server=server_id)
+    assert wish() == (True, set())
+
+
+def test_one_that_cannot_be_deleted_lets_others_have_their_turn(catalogue: Catalogue) -> None:
+    server_id, policy_id = active(catalogue), policy(catalogue, "hourly:1")
+    broken = taken(server_id, policy_id, AT - timedelta(hours=3))
+    other = taken(server_id, policy_id, AT - timedelta(hours=2))
+    taken(server_id, policy_id, AT)
+    assert wish() == (False, {broken, other})
+    body = DeleteSnapshotRequest(snapshot=str(broken))
+    view = accept.request(Verb.DELETE_SNAPSHOT, server_id, body, project_id=None, actor="me")
+    held = journal.claim(view.id)
+    journal.undoing(held, "its file is damaged")
+    journal.undone(held)
+    ended = operations.get(view.id).ended_at or AT
+    with transaction() as session:
+        row = session.get_one(Operation, view.id)
+        row.ended_at = AT
+        assert session.get_one(Snapshot, broken).phase == "ready", ended
+    assert wish(AT + timedelta(minutes=5)) == (False, {other})
+    with transaction() as session:
+        session.get_one(Operation, view.id).ended_at = AT - timedelta(hours=7)
+    assert wish(AT + timedelta(minutes=5)) == (False, {broken, other})
 
 
 def test_who_is_busy_or_cannot_is_left_alone(catalogue: Catalogue) -> None:
@@ -198,7 +229,7 @@ PATH = "/snapshot-policies"
 
 
 def test_over_the_api(api: Api) -> None:
-    body = {"name": "usual", "schedule": "daily:7, hourly:24", "window": "22:00-05:30"}
+    body = {"name": "usual", "schedule": "daily:7, hourly:24", "window": "daily 22:00-05:30"}
     made = api("POST", PATH, json=body).json()
     assert (made["schedule"], made["scope"]) == ("hourly:24,daily:7", "project")
     server = api.create().json()["server_id"]
@@ -210,6 +241,7 @@ def test_over_the_api(api: Api) -> None:
     assert changed == own | {"schedule": "weekly:4", "enabled": False}
     assert api("PATCH", one).json() == changed
     problem(api("PATCH", one, json={"schedule": "often"}), 422, "invalid-request")
+    problem(api("PATCH", one, json={"window": "at night"}), 422, "validation-failed")
     problem(api("POST", PATH, json=body | {"name": "again"}), 409, "conflict")
     both = body | {"name": "both", "plan": "tiny", "server": server}
     problem(api("POST", PATH, json=both), 422, "validation-failed")
@@ -255,3 +287,6 @@ def test_on_the_command_line(paper: PaperApi) -> None:
     run("snapshot-policy", "set", "own", code=2)
     run("snapshot-policy", "delete", "own", "--yes")
     run("snapshot-policy", "delete", "none", "--yes", code=3)
+    twin = a_policy(id=ident("twin"), project_id=ident("other"))
+    paper.on("GET", PATH, page(a_policy(), twin))
+    assert "add --project" in run("snapshot-policy", "delete", "usual", "--yes", code=4).stderr

@@ -286,3 +286,35 @@ def test_what_an_operation_notes(life: Resized) -> None:
     with transaction() as session:
         asked = session.get_one(Operation, ended.id).request
     assert (asked["shape"]["vcpus"], asked["after"]["vcpus"], asked["adopted"]) == (1, 2, True)
+
+
+@sqlite
+def test_a_window_that_has_closed_meanwhile_interrupts_nobody(
+    life: Resized, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = datetime.now(UTC) + timedelta(days=2)
+    with transaction() as session:
+        server = session.get_one(Server, life.server_id)
+        server.maintenance_window = f"{later:%a} 00:00-23:59"
+    monkeypatch.setattr(resizing, "now", lambda: later.replace(hour=12))
+    run, view = life.run, ask(life.server_id, memory_mib=1024, allow_power_cycle=False)
+    ended = life.carry(view)
+    assert ended.phase is Phase.FAILED
+    assert "closed before it could be powered off" in (ended.error or "")
+    assert (life.run, life.agreed()) == (run, (1, 192, 1))
+
+
+@sqlite
+def test_memory_that_a_guest_does_not_give_back_stays_held(
+    life: Resized, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = shape.set_memory
+
+    def stuck(conn: Any, server_id: UUID, mebibytes: int, seconds: float) -> None:
+        if mebibytes < 384:
+            raise shape.BalloonStuck("it needs what it has")
+        really(conn, server_id, mebibytes, seconds)
+
+    monkeypatch.setattr(shape, "set_memory", stuck)
+    life.resize(memory_mib=384, failing="balloon")
+    assert life.agreed() == (1, 384, 1)

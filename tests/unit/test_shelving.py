@@ -18,6 +18,7 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.naming import POOL, server_of
 from innkeeper.domain.specs import SnapshotRequest, UnshelveRequest
+from innkeeper.domain.steps import STEPS
 from innkeeper.errors import Conflict, InnkeeperError, NoHostFits, NotFound, QuotaExceeded
 from innkeeper.hypervisor import guest, network, storage
 from innkeeper.hypervisor.connection import connect
@@ -423,3 +424,31 @@ def test_a_host_that_a_shelved_server_left_can_go_once_it_is_elsewhere(life: Lif
     hosts.remove(alpha)
     with transaction() as session:
         assert session.get(Host, alpha) is None
+
+
+def test_what_a_lost_run_left_running_does_not_keep_the_disk_that_comes(life: Life) -> None:
+    """Its host was away while it was undone, so its domain runs there, on a file of no use."""
+    life.shelve()
+    view = life.ask(Verb.UNSHELVE, UnshelveRequest(host="beta"))
+    held = journal.claim(view.id)
+    from tasks.step import declared  # noqa: PLC0415
+
+    steps = STEPS[Verb.UNSHELVE]
+    for name in steps[: steps.index("start") + 1]:
+        declared(name)._attempt(held, undo=False)
+    journal.undoing(held, "the host is away")
+    journal.undone(held)
+    assert life.view.status is Status.SHELVED
+    left = guest.domain_run_id(life.conn("beta"), life.server_id)
+    assert left is not None
+    assert life.unshelve("beta").status is Status.ACTIVE
+    assert guest.domain_run_id(life.conn("beta"), life.server_id) != left
+
+
+def test_a_file_that_is_younger_than_the_database_is_told_and_left_alone(life: Life) -> None:
+    young = shelf.path_of(f"{life.server_id}.0badc0de-1.qcow2")
+    young.parent.mkdir(exist_ok=True)
+    young.write_bytes(b"all that there is")
+    assert [(f.name, f.reapable) for f in survey.audit()] == [(young.name, False)]
+    assert shelves.tidy() == []
+    assert young.exists()

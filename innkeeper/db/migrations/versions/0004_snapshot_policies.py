@@ -18,7 +18,7 @@ def upgrade() -> None:
         sa.Column("scope", sa.String(length=16), nullable=False),
         sa.Column("subject_id", sa.Uuid(), nullable=False),
         sa.Column("schedule", sa.String(length=128), nullable=False),
-        sa.Column("window", sa.String(length=16), nullable=True),
+        sa.Column("window", sa.String(length=32), nullable=True),
         sa.Column("stagger_minutes", sa.Integer(), nullable=False),
         sa.Column("memory", sa.Boolean(), nullable=False),
         sa.Column("quiesce", sa.String(length=16), nullable=False),
