@@ -1,5 +1,6 @@
 """What Terraform remembers: lost, removed, kept, and free of passwords."""
 
+from contextlib import suppress
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -70,7 +71,8 @@ def test_no_password_reaches_a_file_or_an_argument(
 
     def look(_: str) -> None:
         for process in psutil.Process().children(recursive=True):
-            seen.extend(argument.encode() for argument in process.cmdline())
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                seen.extend(argument.encode() for argument in process.cmdline())
         for file in home.rglob("*"):
             if file.is_file() and not file.is_symlink() and file.stat().st_size < 1 << 20:
                 seen.append(file.read_bytes())
