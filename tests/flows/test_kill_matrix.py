@@ -68,6 +68,7 @@ SILENCE = 0.4
 _BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
 """Verbs that some snapshots are in the way of."""
 FAILING = {
+    Verb.STOP: "stop",
     Verb.CREATE: "verify",
     Verb.REBUILD: "verify",
     Verb.SNAPSHOT: "adopt-snapshot",
