@@ -82,9 +82,9 @@ def silent(console: str, seconds: float, *, had_agent: bool) -> Verdict:
 
 
 def _telling(console: str) -> str:
-    """Return the last line that has one of the words; what follows a panic is its trace."""
+    """Return the first line that has one of the words; what follows a panic is its trace."""
     lines = [line for line in console.splitlines() if any(words in line for words in _TROUBLES)]
-    return " ".join(lines[-1].split())[:_WORDS] if lines else _last(console)
+    return " ".join(lines[0].split())[:_WORDS] if lines else _last(console)
 
 
 def _last(console: str) -> str:

@@ -28,6 +28,7 @@ from innkeeper.services import (
     reconcile,
     reservations,
     snapshots,
+    statistics,
     survey,
     verifying,
 )
@@ -125,6 +126,7 @@ def test_it_is_kept_with_the_snapshot_and_leaves_nothing(catalogue: Catalogue) -
     assert (view.verification, view.phase) == ("not-verifiable", "ready")
     assert "simulated" in view.verification_detail
     assert view.verified_at is not None
+    assert statistics.snapshot().snapshots == {"not-verifiable": 1}
     told = events.page(kind="snapshot.not-verified").items[0]
     assert told.reason.startswith("snapshot one: its host is simulated")
 
