@@ -291,7 +291,7 @@ def test_pool_fills_up_under_snapshots_and_clones(estate: Estate, small_pool: Ho
     requests: list[tuple[int, str, Json, str]] = [
         (12 << 20, f"{path}/snapshots", {"name": "memory", "memory": True}, "capture"),
         (12 << 20, f"{path}/clones", {"name": unique("full"), "mode": "full"}, "copy"),
-        (2 << 20, f"{path}/clones", {"name": unique("linked")}, "reachable"),
+        (1 << 20, f"{path}/clones", {"name": unique("linked")}, "reachable"),
     ]
     for leaving, where, body, step in requests:
         with filled(small_pool, leaving=leaving):
