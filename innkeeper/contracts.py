@@ -24,6 +24,7 @@ from innkeeper.domain.specs import (
     StopRequest,
     SuspendRequest,
     UnshelveRequest,
+    VerifySnapshotRequest,
 )
 
 REQUESTS: dict[Verb, type[BaseModel]] = {
@@ -44,6 +45,7 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.RESIZE: ResizeRequest,
     Verb.CLONE: CloneRequest,
     Verb.FLATTEN: NoParameters,
+    Verb.VERIFY_SNAPSHOT: VerifySnapshotRequest,
 }
 
 RECONCILE = "reconcile/reconcile"
@@ -52,7 +54,8 @@ IMPORT_IMAGE = "import-image/import-image"
 
 def flow_name(verb: Verb) -> str:
     """Return the Prefect flow's name, for example `create-server`."""
-    return "delete-snapshot" if verb is Verb.DELETE_SNAPSHOT else f"{verb}-server"
+    names_its_object = verb in {Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT}
+    return str(verb) if names_its_object else f"{verb}-server"
 
 
 def deployment_name(verb: Verb) -> str:

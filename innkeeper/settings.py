@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     guest_networks: Annotated[str, AfterValidator(_network)] = "10.64.0.0/12"
     worker_limit: int = 10
     disk_copies: int = Field(default=2, ge=1)  # at once on a host
+    verifications: int = Field(default=2, ge=1)  # of snapshots, at once on a host
+    verify_seconds: float = Field(default=180.0, gt=0)
+    verify_memory_mib: int = Field(default=1024, ge=64)
     rate_limit: str = "600/minute"
     agent_stop_seconds: float = 30.0
     acpi_stop_seconds: float = 60.0

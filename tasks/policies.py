@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from innkeeper import dispatch
 from innkeeper.domain.lifecycle import Verb
-from innkeeper.domain.specs import DeleteSnapshotRequest
+from innkeeper.domain.specs import DeleteSnapshotRequest, VerifySnapshotRequest
 from innkeeper.errors import PermanentError
-from innkeeper.services import accept, operations, policies
+from innkeeper.services import accept, operations, policies, verifying
 
 ACTOR = "snapshot-policy"
 
@@ -42,11 +42,38 @@ def _ask(wish: policies.Wish) -> Iterator[str]:
             return
 
 
-def _accept(verb: Verb, server_id: UUID, body: BaseModel) -> UUID:
-    view = accept.request(verb, server_id, body, project_id=None, actor=ACTOR)
+def _accept(verb: Verb, server_id: UUID, body: BaseModel, actor: str = ACTOR) -> UUID:
+    view = accept.request(verb, server_id, body, project_id=None, actor=actor)
     if flow_run_id := dispatch.dispatch(view):
         operations.mark_dispatched(view.id, view.attempt, flow_run_id)
     return view.id
+
+
+def verify() -> list[str]:
+    """Ask for the verifications that are due; return what was asked, or why one could not be.
+
+    A server that is busy has its turn later; a snapshot that cannot be verified now is told so.
+    """
+    return [_ask_verification(due) for due in verifying.due()]
+
+
+def _ask_verification(due: verifying.Due) -> str:
+    what = f"verification of {due.name} of {due.server_id}"
+    body = VerifySnapshotRequest(snapshot=str(due.snapshot_id))
+    try:
+        return f"{what}: {_accept(Verb.VERIFY_SNAPSHOT, due.server_id, body, verifying.ACTOR)}"
+    except verifying.NoRoomToVerify as error:
+        verifying.skip(due.snapshot_id, str(error))
+        return f"{what} has to wait: {error}"
+    except PermanentError as error:
+        return f"{what} was refused: {error}"
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+async def verify_due() -> None:
+    """Ask for the verifications that policies want now."""
+    for line in await asyncio.to_thread(verify):
+        get_run_logger().info("%s", line)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

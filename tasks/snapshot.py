@@ -3,6 +3,7 @@
 A clone begins with these steps, too: the server that they see then is its source.
 """
 
+from contextlib import suppress
 from pathlib import Path
 
 from innkeeper.domain.naming import POOL, memory_volume
@@ -12,6 +13,7 @@ from innkeeper.host import layers
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import blockjob, guest, snapshot, storage
 from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.hypervisor.suspension import GuestOff
 from innkeeper.services import journal, snapshots
@@ -155,6 +157,9 @@ def merge_back(b: Blueprint) -> str:
             layer = storage.volume_path(connection, POOL, b.snapshot_layer)
             layers.commit(open_channel(b.host.channel), layer)
     define_on(b, b.root_volume)
+    if guest.power_state(connection, b.server_id) is PowerState.PAUSED:
+        with suppress(PoolFull):  # a pool without space stopped it: there is some again, or not yet
+            guest.start(connection, b.server_id)
     return f"on {b.root_volume} as before"
 
 

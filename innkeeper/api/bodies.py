@@ -149,6 +149,7 @@ class SnapshotChange(Body):
 
 ScheduleText = Annotated[Text, Field(max_length=128, examples=["hourly:24,daily:7,weekly:4"])]
 Quiesce = Literal["auto", "required", "off"]
+Verify = Literal["none", "newest", "all"]
 Identifier = Annotated[UUID, Field(strict=False)]  # strict, it would have to be no text
 
 
@@ -171,6 +172,10 @@ class PolicyRequest(Body):
     )
     memory: bool = Field(default=False, description="Keep the memory of running servers, too")
     quiesce: Quiesce = "auto"
+    verify: Verify = Field(
+        default="newest",
+        description="Boot throw-away copies: of the newest snapshot once a day, of all, of none",
+    )
     enabled: bool = True
 
     @model_validator(mode="after")
@@ -188,6 +193,7 @@ class PolicyChange(Body):
     stagger_minutes: int = Field(default=10, ge=0, le=59)
     memory: bool = False
     quiesce: Quiesce = "auto"
+    verify: Verify = "newest"
     enabled: bool = True
 
 

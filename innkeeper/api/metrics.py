@@ -85,6 +85,12 @@ class StateCollector(Collector):
         for labels, count in by_phase.items():
             operations.add_metric(labels, count)
         yield operations
+        snapshots = GaugeMetricFamily(
+            "innkeeper_snapshots", "Ready snapshots by the verdict on them.", labels=("verdict",)
+        )
+        for verdict, count in state.snapshots.items():
+            snapshots.add_metric([verdict], count)
+        yield snapshots
         yield from _ended(state)
         yield from _hosts(state.hosts)
 

@@ -13,7 +13,12 @@ from innkeeper.api.parameters import Cursor, IdempotencyKey, Limit
 from innkeeper.api.problems import documented
 from innkeeper.api.servers import ACCEPTED, ask
 from innkeeper.domain.lifecycle import Verb
-from innkeeper.domain.specs import DeleteSnapshotRequest, RevertRequest, SnapshotRequest
+from innkeeper.domain.specs import (
+    DeleteSnapshotRequest,
+    RevertRequest,
+    SnapshotRequest,
+    VerifySnapshotRequest,
+)
 from innkeeper.services import snapshots
 from innkeeper.services.views import OperationView, Page, SnapshotView
 
@@ -130,6 +135,35 @@ def revert_server(
         Verb.REVERT,
         server_id,
         RevertRequest(snapshot=str(snapshot_id)),
+        principal=principal,
+        request=request,
+        response=response,
+        idempotency_key=idempotency_key,
+    )
+
+
+@router.post(
+    "/{snapshot_id}/actions/verify",
+    status_code=202,
+    responses={**ACCEPTED, **documented(404, 409)},
+    dependencies=[FORESEEN],
+)
+def verify_snapshot(
+    server_id: UUID,
+    snapshot_id: UUID,
+    principal: Anyone,
+    request: Request,
+    response: Response,
+    idempotency_key: IdempotencyKey = None,
+) -> OperationView:
+    """Boot a throw-away guest from a snapshot; what that proves is kept as its `verification`.
+
+    The operation succeeds when that is known, also when it is bad. The server is not touched.
+    """
+    return ask(
+        Verb.VERIFY_SNAPSHOT,
+        server_id,
+        VerifySnapshotRequest(snapshot=str(snapshot_id)),
         principal=principal,
         request=request,
         response=response,

@@ -109,6 +109,9 @@ def _tell_end(client: Client, operation: Json) -> None:
     if operation["verb"] == "snapshot":
         typer.echo(f"{operation['server']}: the snapshot is ready")
         return
+    if operation["verb"] == "verify-snapshot":
+        typer.echo(f"{operation['server']}: the snapshot was looked at")
+        return
     if operation["verb"] == "delete":
         typer.echo(f"{operation['server']} is deleted")
         return

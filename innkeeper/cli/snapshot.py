@@ -7,7 +7,7 @@ import typer
 from innkeeper.cli import accepted, foresight, lookup
 from innkeeper.cli import output as out
 from innkeeper.cli.client import Client, Json, connect
-from innkeeper.cli.failures import Missing, UsageFailure
+from innkeeper.cli.failures import Missing, OperationFailed, UsageFailure
 from innkeeper.cli.options import Limit, Output, Project, Repeatable, ServerName, Wait, Yes
 from innkeeper.cli.output import Format
 from innkeeper.services.views import SnapshotView
@@ -72,7 +72,7 @@ def list_snapshots(
         return
     views = [lookup.parsed(SnapshotView, entry) for entry in reversed(found)]
     out.emit_table(
-        ("NAME", "PHASE", "KIND", "SIZE MIB", "AGE", "DESCRIPTION"),
+        ("NAME", "PHASE", "KIND", "SIZE MIB", "AGE", "VERIFIED", "DESCRIPTION"),
         [
             (
                 f"{'  ' * depth}{'* ' if one.current else ''}{one.name}",
@@ -80,11 +80,18 @@ def list_snapshots(
                 one.kind,
                 f"{one.size_bytes / _MIB:.1f}",
                 out.ago(one.created_at),
+                _verified(one),
                 one.description,
             )
             for depth, one in _tree(views)
         ],
     )
+
+
+def _verified(view: SnapshotView) -> str:
+    at = view.verified_at
+    said = "yes" if view.verification == "verified" else view.verification
+    return f"{said}, {out.ago(at)}" if at else "no"
 
 
 def _tree(views: list[SnapshotView]) -> list[tuple[int, SnapshotView]]:
@@ -127,6 +134,8 @@ def show(
             ("enabled", "yes" if view.enabled else "no: nobody can revert to it"),
             ("created", f"{view.created_at:%Y-%m-%d %H:%M:%S} ({out.ago(view.created_at)})"),
             ("expires", view.expires_at),
+            ("verified", _verified(view)),
+            ("which showed", view.verification_detail or None),
             ("keeps the server", None if view.delete_on_server_delete else "from being deleted"),
         ]
     )
@@ -215,6 +224,34 @@ def delete(
             f"{path}/{identifier}", idempotency_key=idempotency_key, **foresight.query()
         )
         accepted.conclude(client, [operation], wait=wait, fmt=output)
+
+
+@app.command()
+@foresight.plannable
+def verify(
+    server: ServerName,
+    snapshot: SnapshotName,
+    *,
+    idempotency_key: Repeatable = None,
+    project: Project = None,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Boot a throw-away guest from a snapshot, to prove that it is good; the server goes on."""
+    with connect() as client:
+        path = _path(client, server, project)
+        one = f"{path}/{_found(client, path, snapshot)['id']}"
+        operation = client.post(
+            f"{one}/actions/verify", {}, idempotency_key=idempotency_key, **foresight.query()
+        )
+        accepted.conclude(client, [operation], wait=wait, fmt=output)
+        if not wait or foresight.dry_run():
+            return
+        found = lookup.parsed(SnapshotView, client.get(one))
+        if output is not Format.JSON:
+            typer.echo(f"{found.name} is {found.verification}: {found.verification_detail}")
+        if found.verification != "verified":
+            raise OperationFailed(f"{found.name} is not verified", found.verification_detail)
 
 
 def _path(client: Client, server: str, project: str | None) -> str:

@@ -30,6 +30,10 @@ Memory = Annotated[
 Quiesce = Annotated[
     str | None, typer.Option(help="Freeze file systems by the guest agent: auto, required or off.")
 ]
+Verify = Annotated[
+    str | None,
+    typer.Option(help="Boot throw-away copies: of the newest once a day, of all, or of none."),
+]
 Enabled = Annotated[bool | None, typer.Option("--enable/--disable", help="Whether it is applied.")]
 
 
@@ -46,11 +50,13 @@ def create(
     stagger: Stagger = None,
     memory: Memory = None,
     quiesce: Quiesce = None,
+    verify: Verify = None,
     project: Project = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Create a policy; without --server or --plan it is for the whole project."""
     body = _given(window=window, stagger_minutes=stagger, memory=memory, quiesce=quiesce)
+    body |= _given(verify=verify)
     body |= {"name": name, "schedule": schedule}
     with connect() as client:
         if server:
@@ -80,13 +86,14 @@ def change(
     stagger: Stagger = None,
     memory: Memory = None,
     quiesce: Quiesce = None,
+    verify: Verify = None,
     enabled: Enabled = None,
     project: Project = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Change a policy; options that are left out change nothing."""
     body = _given(schedule=schedule, stagger_minutes=stagger, memory=memory, quiesce=quiesce)
-    body |= _given(window=window, enabled=enabled)
+    body |= _given(window=window, enabled=enabled, verify=verify)
     if window == "any":
         body["window"] = None
     if not body:
@@ -128,7 +135,7 @@ def _print(client: Client, found: list[Json], data: Json | list[Json], output: F
         return
     views = [lookup.parsed(SnapshotPolicyView, entry) for entry in found]
     out.emit_table(
-        ("NAME", "FOR", "KEEPS", "WINDOW (UTC)", "QUIESCE", "MEMORY", "ENABLED"),
+        ("NAME", "FOR", "KEEPS", "WINDOW (UTC)", "QUIESCE", "MEMORY", "VERIFY", "ENABLED"),
         [
             (
                 view.name,
@@ -137,6 +144,7 @@ def _print(client: Client, found: list[Json], data: Json | list[Json], output: F
                 view.window or "any time",
                 view.quiesce,
                 "yes" if view.memory else "no",
+                view.verify,
                 "yes" if view.enabled else "no",
             )
             for view in views

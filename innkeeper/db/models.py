@@ -228,6 +228,10 @@ class Snapshot(Base):
     for_clones: Mapped[bool] = mapped_column(default=False)  # goes when no clone needs it
     fault: Mapped[str | None] = mapped_column(String(4096), default=None)
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
+    verification: Mapped[str] = mapped_column(String(16), default="")
+    verification_detail: Mapped[str] = mapped_column(String(2048), default="")
+    verification_seconds: Mapped[float | None] = mapped_column(default=None)
+    verified_at: Mapped[datetime | None] = mapped_column(default=None)
 
 
 class SnapshotPolicy(Base):
@@ -248,6 +252,7 @@ class SnapshotPolicy(Base):
     stagger_minutes: Mapped[int] = mapped_column(default=10)
     memory: Mapped[bool] = mapped_column(default=False)
     quiesce: Mapped[str] = mapped_column(String(16), default="auto")
+    verify: Mapped[str] = mapped_column(String(16), default="newest")
     enabled: Mapped[bool] = mapped_column(default=True)
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
 

@@ -232,6 +232,16 @@ def _delete_snapshot(world: World, _body: BaseModel) -> Plan:
     )
 
 
+@_rule(Verb.VERIFY_SNAPSHOT)
+def _verify_snapshot(world: World, _body: BaseModel) -> Plan:
+    name = world.subject.name if world.subject else ""
+    return Plan(
+        (Change(Effect.LIVE, "verification", None, f"a throw-away guest boots '{name}'"),),
+        NONE,
+        ("It has no network and takes memory of the host; it holds the server while it boots.",),
+    )
+
+
 @_rule(Verb.RESIZE)
 def _resize(world: World, body: BaseModel) -> Plan:
     way = world.resize

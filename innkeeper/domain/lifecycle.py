@@ -39,6 +39,7 @@ class Verb(StrEnum):
     RESIZE = "resize"
     CLONE = "clone"
     FLATTEN = "flatten"
+    VERIFY_SNAPSHOT = "verify-snapshot"
 
 
 class Phase(StrEnum):
@@ -92,6 +93,8 @@ TRANSITIONS: dict[Verb, Transition] = {
     # Allowed is where the source has to be; the rest is the new server's.
     Verb.CLONE: Transition(_LIVE, Status.ACTIVE, Status.ERROR, during=Status.BUILDING),
     Verb.FLATTEN: Transition(_LIVE, None, None),
+    # What is verified is a frozen file: how the server itself rests does not matter.
+    Verb.VERIFY_SNAPSHOT: Transition(_LIVE | {Status.SUSPENDED}, None, None),
 }
 
 BIRTHS = frozenset({Verb.CREATE, Verb.CLONE})

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from uuid import UUID
+from uuid import UUID, uuid5
 
 POOL = "innkeeper"
 _SLUG = re.compile(r"[^a-z0-9]+")
@@ -40,6 +40,29 @@ def overlay(volume: str, identifier: UUID) -> str:
 def memory_volume(server_id: UUID, snapshot_id: UUID) -> str:
     """Return the name of the file that keeps a snapshot's memory."""
     return f"{server_id}-snap-{snapshot_id.hex}.mem"
+
+
+def probe_id(server_id: UUID) -> UUID:
+    """Return the UUID of the throw-away guest by which a snapshot of a server is verified.
+
+    One a server: what an earlier verification left is in the way of the next, which removes it.
+    """
+    return uuid5(server_id, "verification")
+
+
+def probe_name(server_id: UUID) -> str:
+    """Return the libvirt domain name of that guest."""
+    return f"ik-probe-{short(server_id)}"
+
+
+def probe_volume(server_id: UUID) -> str:
+    """Return the name of what that guest writes to."""
+    return f"{server_id}-snap-probe.qcow2"
+
+
+def probe_console(server_id: UUID) -> str:
+    """Return where a host keeps what that guest's console says: it goes with the server's own."""
+    return f"{console_log(server_id)}.probe"
 
 
 def seed_of(volume: str) -> str:

@@ -64,7 +64,12 @@ class PlanOutdated(Conflict):
 
 
 _ALWAYS = ("request", "status", "shape", "host")
-_LAYERED = frozenset({Verb.REBUILD, Verb.DELETE, Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.RESIZE})
+_LAYERED = frozenset(
+    {
+        *(Verb.REBUILD, Verb.DELETE, Verb.RESIZE),
+        *(Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT),
+    }
+)
 
 
 def deciding(verb: Verb) -> tuple[str, ...]:

@@ -279,6 +279,14 @@ class DeleteSnapshotRequest(BaseModel):
     snapshot: Chosen = Field(description="Name or id of one of the server's snapshots")
 
 
+class VerifySnapshotRequest(BaseModel):
+    """The snapshot to verify by booting a throw-away copy of it; the server is not touched."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    snapshot: Chosen = Field(description="Name or id of one of the server's snapshots")
+
+
 class ResizeRequest(BaseModel):
     """The size that a server is to have: a plan's, or numbers; what is left out stays."""
 

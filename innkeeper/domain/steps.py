@@ -107,6 +107,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "verify-identity",
     ),
     Verb.FLATTEN: ("pull-parent", "stand-alone"),
+    Verb.VERIFY_SNAPSHOT: ("probe-layer", "probe-boot", "probe-away", "adopt-verdict"),
 }
 
 

@@ -5,10 +5,18 @@ qemu-img takes the file's lock, so a file that QEMU has open is refused, not bro
 
 from pathlib import Path
 
-from innkeeper.host.channel import HostChannel
+from innkeeper.host.channel import CommandFailed, HostChannel
 
 _COPY_SECONDS = 6 * 3600.0
 _HEADER_SECONDS = 60.0
+
+
+class NoSpaceLeft(CommandFailed):
+    """The file system under the pool has no space left for what qemu-img writes."""
+
+    status = 507
+    slug = "pool-full"
+    title = "Storage pool full"
 
 
 def rebase(channel: HostChannel, volume: Path, onto: Path) -> None:
@@ -17,10 +25,11 @@ def rebase(channel: HostChannel, volume: Path, onto: Path) -> None:
     Killed halfway it still leans on the old one and has the same content: call it again.
 
     Raises:
-        CommandFailed: qemu-img's last words say why, for example no space left.
+        NoSpaceLeft: the pool is full.
+        CommandFailed: qemu-img's last words say why.
     """
     argv = ["qemu-img", "rebase", "-f", "qcow2", "-F", "qcow2", "-b", str(onto), str(volume)]
-    channel.run(argv, timeout=_COPY_SECONDS).check()
+    _run(channel, argv, _COPY_SECONDS)
 
 
 def repoint(channel: HostChannel, volume: Path, onto: Path) -> None:
@@ -30,7 +39,7 @@ def repoint(channel: HostChannel, volume: Path, onto: Path) -> None:
         CommandFailed: qemu-img's last words say why.
     """
     argv = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(onto), str(volume)]
-    channel.run(argv, timeout=_HEADER_SECONDS).check()
+    _run(channel, argv, _HEADER_SECONDS)
 
 
 def commit(channel: HostChannel, volume: Path) -> None:
@@ -40,4 +49,14 @@ def commit(channel: HostChannel, volume: Path) -> None:
         CommandFailed: qemu-img's last words say why.
     """
     argv = ["qemu-img", "commit", "-d", "-f", "qcow2", str(volume)]
-    channel.run(argv, timeout=_COPY_SECONDS).check()
+    _run(channel, argv, _COPY_SECONDS)
+
+
+def _run(channel: HostChannel, argv: list[str], seconds: float) -> None:
+    done = channel.run(argv, timeout=seconds)
+    if done.returncode != 0 and "No space left on device" in done.stderr:
+        raise NoSpaceLeft(
+            f"There is no space left in the host's storage pool for {Path(argv[-1]).name}: free "
+            "space in the pool, then try again."
+        )
+    done.check()

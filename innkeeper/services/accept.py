@@ -47,6 +47,7 @@ from innkeeper.services import (
     reservations,
     resizing,
     shelving,
+    verifying,
 )
 from innkeeper.services.admission import (
     KEY_TAKEN,
@@ -258,8 +259,8 @@ def request(
         )
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
-    with transaction() as session:
-        if verb in {Verb.SNAPSHOT, Verb.RESIZE, Verb.UNSHELVE}:
+    with verifying.giving_way(dry_run=foresight.dry_run), transaction() as session:
+        if verb in {Verb.SNAPSHOT, Verb.RESIZE, Verb.UNSHELVE, Verb.VERIFY_SNAPSHOT}:
             layering.lock_quota(session, server_id)
         server = session.get(Server, server_id, with_for_update=True)
         if server is None or (project_id is not None and server.project_id != project_id):
@@ -270,10 +271,7 @@ def request(
         if repeated := repetition(session, server.project_id, key, digest):
             return view(session, repeated)
         if server.operation_id is not None:
-            raise Conflict(
-                f"Operation {server.operation_id} is at work on '{server.name}': wait for it or "
-                "cancel it first."
-            )
+            raise verifying.holder(session, server)
         require_allowed(verb, Status(server.status))
         if isinstance(body, RebuildRequest) and body.image:
             _check_disk(ready_image(session, body.image), server.disk_gib)

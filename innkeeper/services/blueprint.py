@@ -93,6 +93,7 @@ class SnapshotBlueprint:
     memory: bool
     volume: str | None
     memory_volume: str | None
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ _ON_SNAPSHOTS = {
     Verb.DELETE,
     Verb.CLONE,
     Verb.FLATTEN,
+    Verb.VERIFY_SNAPSHOT,
 }
 _ON_SHELF = {Verb.SHELVE, Verb.UNSHELVE, Verb.DELETE}
 
@@ -279,7 +281,7 @@ def _snapshots(session: Session, server_id: UUID) -> tuple[SnapshotBlueprint, ..
     )
     return tuple(
         SnapshotBlueprint(
-            row.id, row.parent_id, row.name, row.memory, row.volume, row.memory_volume
+            row.id, row.parent_id, row.name, row.memory, row.volume, row.memory_volume, row.kind
         )
         for row in rows
     )

@@ -27,6 +27,7 @@ from innkeeper.services import (
     planning,
     reservations,
     resizing,
+    verifying,
 )
 from innkeeper.services.admission import (
     Secrets,
@@ -65,6 +66,7 @@ def clone_server(
     made = make_secrets(with_password=request.root_password)
     key = None if foresight.dry_run else idempotency_key
     with (
+        verifying.giving_way(dry_run=foresight.dry_run),
         refusals(request.name, owner, actor, keep=not foresight.dry_run) as verdicts,
         transaction() as session,
     ):
@@ -74,7 +76,7 @@ def clone_server(
         digest = digest_of(Verb.CLONE, str(source_id), plain)
         if repeated := repetition(session, owner, key, digest):
             return view(session, repeated)
-        _require_clonable(source, request)
+        _require_clonable(session, source, request)
         require_free_name(session, owner, request.name)
         plan = current_plan(session, request.plan) if request.plan else None
         demand = _demand(source, request, plan)
@@ -120,12 +122,9 @@ def _owner(source_id: UUID, project_id: UUID | None) -> UUID:
         return source.project_id
 
 
-def _require_clonable(source: Server, request: CloneRequest) -> None:
+def _require_clonable(session: Session, source: Server, request: CloneRequest) -> None:
     if source.operation_id is not None:
-        raise Conflict(
-            f"Operation {source.operation_id} is at work on '{source.name}': wait for it or "
-            "cancel it first."
-        )
+        raise verifying.holder(session, source)
     if request.snapshot is None or source.status != Status.SUSPENDED:  # its disk is let alone
         require_allowed(Verb.CLONE, Status(source.status))
 

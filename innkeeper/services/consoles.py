@@ -7,12 +7,14 @@ from sqlalchemy import select
 
 from innkeeper.db.models import Host, Server
 from innkeeper.db.session import transaction
-from innkeeper.domain.naming import console_log
+from innkeeper.domain.naming import console_log, probe_console, probe_name
 from innkeeper.host.channel import open_channel
 from innkeeper.services import servers
 
 LARGEST_BYTES = 256 * 1024
 """What is read at most: a guest may write without end, and without any line feed."""
+
+PROBE_BYTES = 16 * 1024
 
 # A guest must not drive the terminal of whoever looks at its console: ECMA-48 sequences (CSI, OSC
 # and the two-character ones) and control characters other than tab and line feed are left out.
@@ -38,11 +40,22 @@ def output(server_id: UUID, project_id: UUID | None = None, *, lines: int = 100)
         )
     if channel is None:
         return ""
-    argv = ["tail", "-c", str(LARGEST_BYTES), "--", console_log(server_id)]
-    said = open_channel(channel).run(argv)
-    if said.returncode != 0:  # no such file
-        return ""
-    return "".join(f"{line}\n" for line in plain(said.stdout).splitlines()[-lines:])
+    said = _tail(channel, console_log(server_id), LARGEST_BYTES)
+    return "".join(f"{line}\n" for line in said.splitlines()[-lines:])
+
+
+def probe_output(channel: str, server_id: UUID) -> str:
+    """Return what the throw-away guest of a verification has said lately on its console.
+
+    Raises:
+        HostUnreachable: the host does not answer.
+    """
+    return _tail(channel, probe_console(server_id), PROBE_BYTES)
+
+
+def _tail(channel: str, path: str, size: int) -> str:
+    said = open_channel(channel).run(["tail", "-c", str(size), "--", path])
+    return plain(said.stdout) if said.returncode == 0 else ""  # else there is no such file
 
 
 def plain(text: str) -> str:
@@ -56,7 +69,22 @@ def forget(channel: str, server_id: UUID) -> None:
     Raises:
         HostUnreachable: the host does not answer.
     """
-    folder, _, name = console_log(server_id).rpartition("/")
+    _erase(channel, console_log(server_id))
+
+
+def forget_probe(channel: str, server_id: UUID) -> None:
+    """Remove what a host keeps of a throw-away guest's console, and libvirt's own log of it.
+
+    Raises:
+        HostUnreachable: the host does not answer.
+    """
+    path = probe_console(server_id)
+    _erase(channel, path)
+    _erase(channel, f"{path.rpartition('/')[0]}/{probe_name(server_id)}.log")
+
+
+def _erase(channel: str, path: str) -> None:
+    folder, _, name = path.rpartition("/")
     argv = ["find", folder, "-maxdepth", "1", "-type", "f"]
     argv += ["(", "-name", name, "-o", "-name", f"{name}.*", ")", "-delete"]
     open_channel(channel).run(argv)

@@ -18,8 +18,8 @@ from innkeeper.db.models import (
     Snapshot,
 )
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import BIRTHS, Phase, Status
-from innkeeper.domain.naming import seed_of
+from innkeeper.domain.lifecycle import BIRTHS, Phase, Status, Verb
+from innkeeper.domain.naming import probe_id, seed_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Expectation:
     networks: dict[str, str]
     macs: dict[str, UUID]
     artifacts: tuple[Artifact, ...]
+    probes: frozenset[UUID] = frozenset()
 
 
 def expectation(host_id: UUID) -> Expectation:
@@ -87,7 +88,15 @@ def expectation(host_id: UUID) -> Expectation:
             dict(networks.all()),
             dict(macs.all()),
             tuple(rows),
+            _probes(session, host_id),
         )
+
+
+def _probes(session: Session, host_id: UUID) -> frozenset[UUID]:
+    """Return the throw-away guests that verifications in flight may have there."""
+    verified = select(Server.id).join(Operation, Operation.id == Server.operation_id)
+    verified = verified.where(Server.host_id == host_id, Operation.verb == Verb.VERIFY_SNAPSHOT)
+    return frozenset(probe_id(server_id) for server_id in session.scalars(verified))
 
 
 def _servers(session: Session, host_id: UUID) -> dict[UUID, Known]:

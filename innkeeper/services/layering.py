@@ -16,9 +16,10 @@ from innkeeper.domain.specs import (
     PolicySnapshotRequest,
     RevertRequest,
     SnapshotRequest,
+    VerifySnapshotRequest,
 )
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
-from innkeeper.services import lineage
+from innkeeper.services import lineage, verifying
 
 _MIB, _GIB = 1 << 20, 1 << 30
 
@@ -73,6 +74,8 @@ def prepare(session: Session, server: Server, body: BaseModel, verb: Verb) -> di
         return _revert(find(session, server, body.snapshot))
     if isinstance(body, DeleteSnapshotRequest):
         return _deletion(session, find(session, server, body.snapshot))
+    if isinstance(body, VerifySnapshotRequest):
+        return verifying.prepare(session, server, find(session, server, body.snapshot))
     if verb in {Verb.REBUILD, Verb.SHELVE, Verb.DELETE}:
         _refuse_under(session, server, verb)
     if verb is Verb.FLATTEN:
@@ -185,3 +188,5 @@ def settle(session: Session, operation: Operation) -> None:
         merge = session.get(OperationStep, (operation.id, "merge"))
         spoiled = snapshot.volume is None or bool(merge and merge.data.get("commits"))
         snapshot.phase = "failed" if spoiled else "ready"
+    elif operation.verb == Verb.VERIFY_SNAPSHOT:
+        verifying.settle(session, operation, snapshot)

@@ -65,7 +65,7 @@ def create(
         plan: the plan whose servers it is for; without both it is for the whole project.
         window: when snapshots are taken, in UTC, such as "daily 22:00-05:30".
         actor: who asks.
-        options: `stagger_minutes`, `memory`, `quiesce`, `enabled`.
+        options: `stagger_minutes`, `memory`, `quiesce`, `verify`, `enabled`.
 
     Raises:
         InvalidRequest: the schedule or the window is none.
@@ -221,7 +221,7 @@ def wishes(instant: datetime | None = None) -> list[Wish]:
         stuck = _stuck(session, instant)
         wanted = []
         for server in servers:
-            policy = _nearest(policies, server)
+            policy = nearest(policies, server)
             if policy is None or not policy.enabled:
                 continue
             own = [row for row in taken.get(server.id, []) if row.policy_id == policy.id]
@@ -243,7 +243,8 @@ def _stuck(session: Session, instant: datetime) -> set[str]:
     return {request.get("snapshot_id", "") for request in failed}
 
 
-def _nearest(policies: Iterable[SnapshotPolicy], server: Server) -> SnapshotPolicy | None:
+def nearest(policies: Iterable[SnapshotPolicy], server: Server) -> SnapshotPolicy | None:
+    """Return the policy that counts for a server: its own, its plan's, its project's."""
     subjects = dict(
         zip(_NEAREST_FIRST, (server.id, server.plan_id, server.project_id), strict=True)
     )

@@ -212,9 +212,10 @@ def _still_astray(host_id: UUID, finding: Finding) -> bool:
     if finding.server_id is None:
         by_mac = finding.kind in {"dhcp-entry", "lease"}
         return not by_mac or finding.name not in expectation(host_id).macs
-    known = expectation(host_id).servers.get(finding.server_id)
+    expected = expectation(host_id)
+    known = expected.servers.get(finding.server_id)
     if known is None or known.busy:
-        return known is None
+        return known is None and finding.server_id not in expected.probes
     if finding.kind in {"domain", "console-log"}:
         return known.gone
     return known.gone or finding.name not in known.volumes

@@ -1,12 +1,14 @@
 """What servers hold of projects, hosts, networks and ports, and how more of it is taken."""
 
+from dataclasses import replace
 from uuid import UUID
 
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Address, Host, Network, Nic, PortForward, Server
+from innkeeper.db.models import Address, Host, Network, Nic, Operation, PortForward, Server
 from innkeeper.domain import addressing, naming
+from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.placement import Capacity, Demand
 from innkeeper.domain.quotas import Amounts
 from innkeeper.settings import settings
@@ -23,6 +25,20 @@ def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
         ).where(Server.project_id == project_id, Server.reserved)
     ).one()
     return Amounts(*(int(value) for value in row))
+
+
+def probes(session: Session) -> dict[UUID, list[int]]:
+    """Return the MiB that each throw-away guest takes of its host, as long as it may be there."""
+    rows = session.execute(
+        select(Server.host_id, Operation.request)
+        .join(Operation, Operation.id == Server.operation_id)
+        .where(Operation.verb == Verb.VERIFY_SNAPSHOT, Server.host_id.is_not(None))
+    ).tuples()
+    held: dict[UUID, list[int]] = {}
+    for host_id, request in rows:
+        if host_id is not None:
+            held.setdefault(host_id, []).append(int(request["probe_mib"]))
+    return held
 
 
 def capacities(session: Session, *, lock: bool) -> list[Capacity]:
@@ -44,6 +60,9 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
             .group_by(Server.host_id)
         )
     }
+    for host_id, memories in probes(session).items():
+        servers = held.get(host_id, Demand(0, 0, 0))
+        held[host_id] = replace(servers, memory_mib=servers.memory_mib + sum(memories))
     ports = dict(
         session.execute(
             select(PortForward.host_id, func.count(PortForward.id)).group_by(PortForward.host_id)

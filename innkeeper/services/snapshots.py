@@ -14,7 +14,7 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.layers import Layers
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import NotFound
-from innkeeper.services import events, journal, layering, lineage, paging
+from innkeeper.services import events, journal, layering, lineage, paging, verifying
 from innkeeper.services.views import Page, SnapshotView
 
 File = tuple[ArtifactKind, str]
@@ -160,6 +160,19 @@ def adopt(
         snapshot.created_at = now()
         disk.volume, disk.snapshot_id = layer, snapshot.id
         lineage.let_go(session, operation)
+
+
+def adopt_verdict(held: Claim, outcome: str, detail: str, seconds: float) -> None:
+    """Keep how the verification of a snapshot went.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        operation = journal.hold(session, held)
+        snapshot = session.get_one(Snapshot, UUID(operation.request["snapshot_id"]))
+        if snapshot.verified_at is None or snapshot.verified_at < operation.created_at:
+            verifying.write(session, snapshot, outcome, detail, seconds, operation)
 
 
 def adopt_layer(held: Claim, layer: str) -> None:

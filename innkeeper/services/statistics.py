@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, text
 
 from innkeeper.db.models import Host, Operation, Server
+from innkeeper.db.models import Snapshot as SnapshotRow
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.services import hosts
@@ -13,10 +14,11 @@ from innkeeper.services.views import HostView
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Counts at one moment; keys are (status, host) and (phase, verb, hypervisor)."""
+    """Counts at one moment; keys are (status, host), (phase, verb, hypervisor) and a verdict."""
 
     servers: dict[tuple[str, str], int]
     operations: dict[tuple[str, str, str], int]
+    snapshots: dict[str, int]
     hosts: list[HostView]
 
 
@@ -40,9 +42,15 @@ def snapshot() -> Snapshot:
             .outerjoin(Host, Host.id == Server.host_id)
             .group_by(Operation.phase, Operation.verb, hypervisor)
         ).all()
+        snapshots = session.execute(
+            select(SnapshotRow.verification, func.count(SnapshotRow.id))
+            .where(SnapshotRow.phase == "ready")
+            .group_by(SnapshotRow.verification)
+        ).all()
     return Snapshot(
         {(row[0], row[1]): row[2] for row in servers},
         {(row[0], row[1], row[2]): row[3] for row in operations},
+        {row[0] or "unverified": row[1] for row in snapshots},
         hosts.all(),
     )
 

@@ -18,7 +18,7 @@ from innkeeper.db.models import (
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
-from innkeeper.domain.naming import POOL, console_log, console_owner, server_of
+from innkeeper.domain.naming import POOL, console_log, console_owner, probe_name, server_of
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import InnkeeperError
 from innkeeper.host import edge
@@ -143,7 +143,7 @@ def _domains(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
     host = expected.host.name
     for domain in owned:
         known = expected.servers.get(domain.server_id)
-        if domain.project_id not in expected.projects:
+        if domain.project_id not in expected.projects or domain.server_id in expected.probes:
             continue
         if known is None or known.gone:
             why = "its server is unknown here" if known is None else f"its server is {known.status}"
@@ -274,6 +274,7 @@ def _rows(expected: Expectation, domains: set[str], volumes: set[str]) -> list[F
         if known is None or known.busy:
             continue
         unused = row.kind in {"volume", "seed", "snapshot"} and row.name not in known.volumes
+        unused |= row.server_id is not None and row.name == probe_name(row.server_id)
         orphaned = known.gone or known.status is Status.ERROR or unused
         if orphaned and not (row.kind in exists and exists[row.kind](row.name)):
             found.append(

@@ -66,6 +66,9 @@ class ServerView(View):
     deleted_at: datetime | None
 
 
+Outcome = Literal["", "verified", "failed", "not-verifiable"]
+
+
 class SnapshotView(View):
     """A snapshot of a server; `current` says that the server's disk lies on it."""
 
@@ -87,6 +90,10 @@ class SnapshotView(View):
     fault: str | None
     created_at: datetime
     expires_at: datetime | None
+    verification: Outcome = ""
+    verification_detail: str = ""
+    verification_seconds: float | None = None
+    verified_at: datetime | None = None
 
 
 class SnapshotPolicyView(View):
@@ -102,6 +109,7 @@ class SnapshotPolicyView(View):
     stagger_minutes: int
     memory: bool
     quiesce: Literal["auto", "required", "off"]
+    verify: Literal["none", "newest", "all"] = "none"
     enabled: bool
     created_at: datetime
 

@@ -263,6 +263,60 @@ def test_full_pool(estate: Estate, small_pool: HostLayout) -> None:
     quiet(estate)
 
 
+@contextmanager
+def filled(layout: HostLayout, *, leaving: int) -> Iterator[None]:
+    """Fill the small pool but for so many bytes."""
+    free = os.statvfs(layout.pool)
+    filler = layout.pool / "filler"  # beside the pool, in its file system
+    with filler.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_bsize - leaving)
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def test_pool_fills_up_under_snapshots_and_clones(estate: Estate, small_pool: HostLayout) -> None:
+    """In the middle of each, when something is made already: it is undone, and the source goes on.
+
+    What happens on a full shelf is in test_shelving.py.
+    """
+    resize(small_pool, "400m")
+    source = working(estate, create_on(estate, FULL, "source"))
+    noise = "dd if=/dev/urandom of=/root/noise bs=1M count=24 2>/dev/null; sync"
+    estate.login(source, ["sudo", "sh", "-c", noise], timeout=60.0)
+    digest = estate.login(source, ["sudo", "sha256sum", "/root/noise"])
+    boot, files = estate.boot_id(source), len(list((small_pool.pool / "pool").iterdir()))
+    path = f"/servers/{source['id']}"
+    requests: list[tuple[int, str, Json, str]] = [
+        (12 << 20, f"{path}/snapshots", {"name": "memory", "memory": True}, "capture"),
+        (12 << 20, f"{path}/clones", {"name": unique("full"), "mode": "full"}, "copy"),
+        (1 << 20, f"{path}/clones", {"name": unique("linked")}, "reachable"),
+    ]
+    for leaving, where, body, step in requests:
+        with filled(small_pool, leaving=leaving):
+            ended = estate.wait(estate.client.post(where, body))
+        assert ended["phase"] == "failed"
+        print(f"{body}: {ended['error']}")  # noqa: T201 - for the report
+        assert step_of(ended, step), "it was in the middle"
+        assert "no space left" in ended["error"].lower()
+        assert "free" in ended["error"].lower(), "it says what to do"
+        assert [process.status() for process in estate.qemu(source)] != []
+        assert estate.server(source)["status"] == "active"
+        assert estate.boot_id(source) == boot
+        assert estate.login(source, ["sudo", "sha256sum", "/root/noise"]) == digest
+        for server in list(estate.client.items("/servers")):
+            if server["name"] == body["name"]:
+                estate.done(estate.act(server, "delete"))
+        estate.reconcile()  # what was frozen for a clone that never came to be
+        eventually(
+            lambda: len(list((small_pool.pool / "pool").iterdir())) == files,
+            seconds=QUIET_SECONDS,
+            what="the files as before",
+        )
+        quiet(estate)
+
+
 def test_terraform_fails(estate: Estate, void: str) -> None:
     """A bridge of somebody else has the name that the project's network needs."""
     project = estate.client.post("/projects", {"name": unique("taken")})

@@ -45,6 +45,7 @@ from innkeeper.domain.specs import (
     RevertRequest,
     ServerRequest,
     SnapshotRequest,
+    VerifySnapshotRequest,
 )
 from innkeeper.domain.steps import STEPS
 from innkeeper.hypervisor import guest, network, shape, storage
@@ -77,6 +78,7 @@ FAILING = {
     Verb.SHELVE: "adopt-shelf",
     Verb.UNSHELVE: "adopt-disk",
     Verb.CLONE: "verify-identity",
+    Verb.VERIFY_SNAPSHOT: "probe-away",
 }
 POINTS = [point for verb in Verb for point in sabotage.points(verb)]
 UNDO_POINTS = [
@@ -156,6 +158,12 @@ class Stage:
         memory = servers.get(self.standing).status is Status.ACTIVE
         return str(self.do(Verb.SNAPSHOT, SnapshotRequest(memory=memory)).snapshot_id)
 
+    def kept(self) -> str:
+        """Return a snapshot of the standing server; while it is suspended none can be taken."""
+        assert self.standing is not None
+        there = snapshots.page(self.standing, limit=100).items
+        return str(there[0].id) if there else self.snapshot()
+
     def prepare(self, verb: Verb) -> BaseModel | None:
         """Have snapshots there where a verb needs them to show something."""
         assert self.standing is not None
@@ -174,8 +182,9 @@ class Stage:
                 disk_gib=now.disk_gib + 1,
                 allow_power_cycle=True,
             )
-        if verb is Verb.REVERT:
-            return RevertRequest(snapshot=self.snapshot())
+        if verb in {Verb.REVERT, Verb.VERIFY_SNAPSHOT}:
+            shape = RevertRequest if verb is Verb.REVERT else VerifySnapshotRequest
+            return shape(snapshot=self.kept() if verb is Verb.VERIFY_SNAPSHOT else self.snapshot())
         if verb is Verb.DELETE_SNAPSHOT:  # in the middle of a chain, and with a branch
             self.snapshot()
             middle = self.snapshot()

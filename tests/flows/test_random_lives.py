@@ -34,6 +34,7 @@ from innkeeper.domain.specs import (
     ResizeRequest,
     RevertRequest,
     SnapshotRequest,
+    VerifySnapshotRequest,
 )
 from innkeeper.errors import Conflict
 from innkeeper.services import accept, operations, reservations, servers, snapshots, survey
@@ -47,6 +48,11 @@ RANDOM_LIVES = int(os.environ.get("RANDOM_LIVES", "0"))
 """How many lives that no run before has seen; without them the same ones are lived every time."""
 LIVES, ACTS = RANDOM_LIVES or 2, 16
 MOST_SERVERS = 3
+_OF_A_SNAPSHOT = {
+    Verb.REVERT: RevertRequest,
+    Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest,
+    Verb.VERIFY_SNAPSHOT: VerifySnapshotRequest,
+}
 # What needs a body that others do not: see `_body`.
 VERBS = sorted(set(Verb) - {Verb.CREATE, Verb.CONFIGURE})
 
@@ -56,13 +62,12 @@ def _body(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
     if verb is Verb.SNAPSHOT:
         running = servers.get(server_id).status is Status.ACTIVE
         return SnapshotRequest(memory=running and data.draw(st.booleans(), label="memory"))
-    if verb in {Verb.REVERT, Verb.DELETE_SNAPSHOT}:
+    if verb in _OF_A_SNAPSHOT:
         there = [s for s in snapshots.page(server_id, limit=100).items if s.phase == "ready"]
         if not there:
             return None
         chosen = str(data.draw(st.sampled_from(there), label="snapshot").id)
-        shape = RevertRequest if verb is Verb.REVERT else DeleteSnapshotRequest
-        return shape(snapshot=chosen)
+        return _OF_A_SNAPSHOT[verb](snapshot=chosen)
     if verb is Verb.RESIZE:
         now = servers.get(server_id)
         return ResizeRequest(

@@ -30,6 +30,7 @@ from innkeeper.domain.specs import (
     RebuildRequest,
     ResizeRequest,
     RevertRequest,
+    VerifySnapshotRequest,
 )
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
 from innkeeper.services import accept, journal, operations, servers
@@ -40,6 +41,7 @@ VERBS = [verb for verb in Verb if verb not in {Verb.CREATE, Verb.CLONE, Verb.FLA
 BODIES: dict[Verb, BaseModel] = {
     Verb.REVERT: RevertRequest(snapshot="kept"),
     Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest(snapshot="kept"),
+    Verb.VERIFY_SNAPSHOT: VerifySnapshotRequest(snapshot="kept"),
     Verb.RESIZE: ResizeRequest(plan="small", allow_power_cycle=True),
 }
 

@@ -304,6 +304,7 @@ def test_health_readiness_and_metrics(api: Api, monkeypatch: pytest.MonkeyPatch)
     route = 'method="GET",route="/servers/{server_id}",status="404"'
     assert f"innkeeper_api_requests_total{{{route}}} 1.0" in text
     assert "# TYPE innkeeper_vm_suspend_total counter" in text
+    assert "# TYPE innkeeper_snapshots gauge" in text
     assert "innkeeper_vm_create_total{" not in text, "only what has ended counts"
     with transaction() as session:
         session.execute(update(Operation).values(phase="failed"))

@@ -38,6 +38,7 @@ ROUTES_OF_A_SERVER = [
     ("PATCH", "/servers/{server}/snapshots/{server}"),
     ("DELETE", "/servers/{server}/snapshots/{server}"),
     ("POST", "/servers/{server}/snapshots/{server}/actions/revert"),
+    ("POST", "/servers/{server}/snapshots/{server}/actions/verify"),
     ("GET", "/operations/{operation}"),
     ("POST", "/operations/{operation}/cancel"),
     ("GET", "/operations/{operation}/events"),

@@ -102,3 +102,25 @@ def test_the_end_of_a_snapshot_is_told(paper: PaperApi, verb: str, told: str) ->
     paper.on("GET", f"/operations/{ended['id']}", ended)
     paper.on("GET", f"/operations/{ended['id']}/events", stream(("end", ended)))
     assert told in run("operation", "watch", ended["id"]).stdout
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("verified", 0), ("failed", 1)])
+def test_one_is_verified(paper: PaperApi, outcome: str, code: int) -> None:
+    seen = a_snapshot(
+        "one",
+        verification=outcome,
+        verification_detail="it booted",
+        verification_seconds=7.5,
+        verified_at="2026-11-01T12:00:00Z",
+    )
+    one = f"{SNAPSHOTS}/{ident('snapshot one')}"
+    ended = finished(verb="verify-snapshot")
+    paper.on("GET", SNAPSHOTS, page(seen))
+    paper.on("GET", one, seen)
+    paper.on("POST", f"{one}/actions/verify", an_operation(verb="verify-snapshot"))
+    paper.on("GET", f"/operations/{ended['id']}", ended)
+    paper.on("GET", f"/operations/{ended['id']}/events", stream(("end", ended)))
+    assert "accepted" in run("snapshot", "verify", "web", "one").stdout
+    told = run("snapshot", "verify", "web", "one", "--wait", code=code).stdout
+    assert f"one is {outcome}: it booted" in told
+    assert ("yes" if outcome == "verified" else outcome) in run("snapshot", "list", "web").stdout

@@ -21,7 +21,7 @@ from innkeeper.errors import Conflict
 STATUSES = list(Status)
 VERBS = list(Verb)
 
-SNAPSHOTS = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT}
+SNAPSHOTS = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT}
 CLONES = {Verb.CLONE, Verb.FLATTEN}
 
 # Written out once more by hand: a change of the table has to be meant.
@@ -49,7 +49,7 @@ ALLOWED = {
         *SNAPSHOTS,
         *CLONES,
     },
-    Status.SUSPENDED: {Verb.RESUME, Verb.DELETE},
+    Status.SUSPENDED: {Verb.RESUME, Verb.DELETE, Verb.VERIFY_SNAPSHOT},
     Status.SHELVED: {Verb.UNSHELVE, Verb.DELETE},
     Status.ERROR: {Verb.DELETE},
     Status.DELETED: set(),

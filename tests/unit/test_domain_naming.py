@@ -28,6 +28,11 @@ def test_names_are_these_for_ever() -> None:
     assert naming.overlay(layer, SERVER) == f"{SERVER}-root.{SERVER.hex}.qcow2"
     assert naming.seed_of(layer) == f"{SERVER}-seed.iso"
     assert naming.memory_volume(SERVER, OTHER) == f"{SERVER}-snap-{OTHER.hex}.mem"
+    assert naming.probe_name(SERVER) == "ik-probe-6f1d2c3b"
+    assert naming.probe_volume(SERVER) == f"{SERVER}-snap-probe.qcow2"
+    assert naming.server_of(naming.probe_volume(SERVER)) == SERVER
+    assert naming.probe_id(SERVER) == UUID("e360fa09-5903-50e1-b516-0520a1636358")
+    assert naming.console_owner(naming.probe_console(SERVER)) == SERVER
     assert naming.mac_address(SERVER) == "52:54:00:a8:9a:53"
     assert naming.network_name(OTHER) == "innkeeper-01234567"
     assert naming.bridge_name(OTHER, SERVER) == "ik-3db5a769"

@@ -26,6 +26,7 @@ NEEDED: dict[Verb, dict[str, Any]] = {
     Verb.CREATE: {"name": "web"},
     Verb.REVERT: {"snapshot": "one"},
     Verb.DELETE_SNAPSHOT: {"snapshot": "one"},
+    Verb.VERIFY_SNAPSHOT: {"snapshot": "one"},
     Verb.CLONE: {"name": "twin"},
 }
 facts = st.fixed_dictionaries({name: st.text(max_size=20) for name in FACTS})

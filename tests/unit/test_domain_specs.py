@@ -264,5 +264,6 @@ def test_the_other_requests() -> None:
     assert set(REQUESTS) == set(Verb)
     for verb in Verb:
         assert REQUESTS[verb].model_config["extra"] == "forbid"
-        flow = "delete-snapshot" if verb is Verb.DELETE_SNAPSHOT else f"{verb}-server"
+        named = {Verb.DELETE_SNAPSHOT: "delete-snapshot", Verb.VERIFY_SNAPSHOT: "verify-snapshot"}
+        flow = named.get(verb, f"{verb}-server")
         assert deployment_name(verb) == f"{flow}/{flow}"

@@ -20,6 +20,7 @@ from innkeeper.domain.specs import (
     RevertRequest,
     ServerRequest,
     SnapshotRequest,
+    VerifySnapshotRequest,
 )
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, QuotaExceeded
 from innkeeper.services import accept
@@ -29,6 +30,7 @@ from innkeeper.services.views import ChangePlan, OperationView
 BODIES: dict[Verb, BaseModel] = {
     Verb.REVERT: RevertRequest(snapshot="kept"),
     Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest(snapshot="kept"),
+    Verb.VERIFY_SNAPSHOT: VerifySnapshotRequest(snapshot="kept"),
     Verb.RESIZE: ResizeRequest(plan="small"),
 }
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
