@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import (
     CloneRequest,
@@ -44,6 +45,9 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.RESIZE: ResizeRequest,
     Verb.CLONE: CloneRequest,
     Verb.FLATTEN: NoParameters,
+    Verb.ATTACH_DISK: AttachDiskRequest,
+    Verb.DETACH_DISK: DetachDiskRequest,
+    Verb.GROW_DISK: GrowDiskRequest,
 }
 
 RECONCILE = "reconcile/reconcile"
@@ -52,7 +56,7 @@ IMPORT_IMAGE = "import-image/import-image"
 
 def flow_name(verb: Verb) -> str:
     """Return the Prefect flow's name, for example `create-server`."""
-    return "delete-snapshot" if verb is Verb.DELETE_SNAPSHOT else f"{verb}-server"
+    return str(verb) if "-" in verb else f"{verb}-server"  # some name what they are about
 
 
 def deployment_name(verb: Verb) -> str:

@@ -39,6 +39,9 @@ class Verb(StrEnum):
     RESIZE = "resize"
     CLONE = "clone"
     FLATTEN = "flatten"
+    ATTACH_DISK = "attach-disk"
+    DETACH_DISK = "detach-disk"
+    GROW_DISK = "grow-disk"
 
 
 class Phase(StrEnum):
@@ -92,6 +95,9 @@ TRANSITIONS: dict[Verb, Transition] = {
     # Allowed is where the source has to be; the rest is the new server's.
     Verb.CLONE: Transition(_LIVE, Status.ACTIVE, Status.ERROR, during=Status.BUILDING),
     Verb.FLATTEN: Transition(_LIVE, None, None),
+    Verb.ATTACH_DISK: Transition(_LIVE, None, None),
+    Verb.DETACH_DISK: Transition(_LIVE, None, None),
+    Verb.GROW_DISK: Transition(_LIVE, None, None),
 }
 
 BIRTHS = frozenset({Verb.CREATE, Verb.CLONE})

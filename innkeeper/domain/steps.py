@@ -65,6 +65,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "remove-lease",
         "undefine",
         "remove-seed",
+        "part-disks",
         "remove-snapshots",
         "remove-volume",
         "prove-gone",
@@ -107,6 +108,9 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "verify-identity",
     ),
     Verb.FLATTEN: ("pull-parent", "stand-alone"),
+    Verb.ATTACH_DISK: ("make-disk", "plug-disk", "adopt-attachment"),
+    Verb.DETACH_DISK: ("unplug-disk", "let-go", "remove-disk"),
+    Verb.GROW_DISK: ("grow-data-disk", "expand-data-disk"),
 }
 
 

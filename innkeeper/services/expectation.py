@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from innkeeper.db.models import (
     Artifact,
+    DataDisk,
     Disk,
     Host,
     Network,
@@ -61,6 +62,7 @@ class Expectation:
     networks: dict[str, str]
     macs: dict[str, UUID]
     artifacts: tuple[Artifact, ...]
+    data_disks: tuple[DataDisk, ...]
 
 
 def expectation(host_id: UUID) -> Expectation:
@@ -87,6 +89,7 @@ def expectation(host_id: UUID) -> Expectation:
             dict(networks.all()),
             dict(macs.all()),
             tuple(rows),
+            tuple(session.scalars(select(DataDisk).where(DataDisk.host_id == host_id))),
         )
 
 
