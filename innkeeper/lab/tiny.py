@@ -18,6 +18,7 @@ LIBRARIES = Path("usr/lib/x86_64-linux-gnu")
 PROGRAMS = {
     f"usr/bin/{PYTHON}": "usr/bin",
     "usr/sbin/qemu-ga": "usr/sbin",
+    "usr/sbin/mke2fs": "usr/sbin",
     "usr/sbin/resize2fs": "usr/sbin",
     "usr/sbin/sfdisk": "usr/sbin",
     "usr/bin/partx": "usr/sbin",

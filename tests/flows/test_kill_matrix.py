@@ -146,7 +146,7 @@ class Stage:
             away = {Status.SUSPENDED: Verb.SUSPEND, Status.SHELVED: Verb.SHELVE}
             down = next((away[rest] for rest in allowed if rest in away), Verb.STOP)
             self.do(_UP.get(status, down))
-        body = body or self.prepare(verb)
+        body = body or (self.about_disk if verb in _ON_DISKS else self.prepare)(verb)
         if verb is Verb.DELETE:
             self.standing = None
         return self.request(verb, server_id, body)
@@ -179,8 +179,6 @@ class Stage:
         """Have snapshots there where a verb needs them to show something."""
         assert self.standing is not None
         status = servers.get(self.standing).status
-        if verb in _ON_DISKS:
-            return self.about_disk(verb)
         if verb is Verb.CLONE:
             return self.twin("full")
         if verb is Verb.SNAPSHOT:

@@ -77,8 +77,6 @@ def _body(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
             disk_gib=now.disk_gib + 1,
             allow_power_cycle=True,
         )
-    if verb in matrix._ON_DISKS:
-        return _disk(verb, server_id, data)
     if verb is Verb.CLONE:
         name = f"twin-{uuid4().hex[:8]}"
         mode: Literal["linked", "full"] = data.draw(st.sampled_from(["linked", "full"]))
@@ -130,7 +128,7 @@ class Lives(RuleBasedStateMachine):
         if len(self.living) >= MOST_SERVERS:
             verbs = [verb for verb in verbs if verb is not Verb.CLONE]
         verb = data.draw(st.sampled_from(verbs), label="verb")
-        body = _body(verb, server_id, data)
+        body = (_disk if verb in matrix._ON_DISKS else _body)(verb, server_id, data)
         if body is None:
             return
         try:
