@@ -50,8 +50,19 @@ def unmake_disk(b: Blueprint) -> str:
     disk = b.data.subject
     if disk is None or not _new(b):
         return "kept"
+    if disk.serial in _plugged(b):
+        raise DiskInUse(
+            f"{b.name} still has disk '{disk.name}': detach it (`innkeeper disk detach`)."
+        )
     storage.delete_volume(connect(b.host.uri), POOL, disk.volume)
     return f"{disk.volume} deleted"
+
+
+def _plugged(b: Blueprint) -> set[str]:
+    """Return the disks that the guest has now or would have at its next start."""
+    connection = connect(b.host.uri)
+    there = adapter.serials(connection, b.server_id, defined=True)
+    return there if b.host.simulated else there | adapter.serials(connection, b.server_id)
 
 
 @step("plug-disk")

@@ -1,6 +1,7 @@
 """Data disks as people see them, how steps change what the database says, and their deletion."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID
 
 from sqlalchemy import select
@@ -10,7 +11,7 @@ from innkeeper.contracts import Claim
 from innkeeper.db.models import DataDisk, Host, Operation, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.naming import POOL, disk_serial
-from innkeeper.errors import Conflict, HostUnreachable, NotFound
+from innkeeper.errors import Conflict, NotFound, TransientError
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.services import attachments, events, journal, paging
@@ -42,8 +43,10 @@ def views(session: Session, rows: Sequence[DataDisk]) -> list[DiskView]:
     ]
 
 
-def _visible(session: Session, disk_id: UUID, project_id: UUID | None) -> DataDisk:
-    row = session.get(DataDisk, disk_id, with_for_update=True)
+def _visible(
+    session: Session, disk_id: UUID, project_id: UUID | None, *, lock: bool = False
+) -> DataDisk:
+    row = session.get(DataDisk, disk_id, with_for_update=lock or None)
     if row is None or (project_id is not None and row.project_id != project_id):
         raise NotFound("There is no such disk: see `innkeeper disk list`.")
     return row
@@ -78,14 +81,14 @@ def page(
 def delete(disk_id: UUID, *, project_id: UUID | None, actor: str) -> None:
     """Delete a kept disk and what is on it.
 
-    That it is to go is committed first: should its host not answer now, reconcile deletes it.
+    That it is to go is committed first: if its host cannot do it now, reconcile sees to it later.
 
     Raises:
         NotFound: there is no such disk in the project.
         Conflict: a server has it.
     """
     with transaction() as session:
-        row = _visible(session, disk_id, project_id)
+        row = _visible(session, disk_id, project_id, lock=True)
         if row.phase not in {"available", "deleting"}:
             owner = session.get(Server, row.server_id) if row.server_id else None
             whose = f"'{owner.name}'" if owner else "a server"
@@ -94,10 +97,8 @@ def delete(disk_id: UUID, *, project_id: UUID | None, actor: str) -> None:
             )
         row.phase = "deleting"
         _record(session, row, "disk.deletion.accepted", actor)
-    try:
+    with suppress(TransientError):
         erase(disk_id)
-    except HostUnreachable:
-        return
 
 
 def erase(disk_id: UUID) -> None:
