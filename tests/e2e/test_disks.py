@@ -57,11 +57,15 @@ class Life:
         found: Json = {e["name"]: e for e in self.estate.client.items("/disks")}[name]
         return found
 
-    def device(self, server: Json, name: str = "data") -> str:
-        """Return the block device by which a guest knows a disk: there, no udev makes links."""
+    def seen(self, server: Json, name: str = "data") -> str:
+        """Return where in its /sys a guest has a disk, if it has: here no udev makes links."""
         serial = self.disk(name)["device"].rpartition("-")[2]
-        found = self.sh(server, f"grep -l {serial} /sys/block/*/serial || true")
-        return f"/dev/{found.split('/')[3]}" if found else ""
+        return self.sh(server, f"grep -l {serial} /sys/block/*/serial || true")
+
+    def device(self, server: Json, name: str = "data") -> str:
+        """Return the block device by which a guest knows a disk, once it has found it."""
+        found = eventually(lambda: self.seen(server, name), what=f"disk {name} in the guest")
+        return f"/dev/{found.split('/')[3]}"
 
     def libvirt_domain(self, server: Json) -> Any:
         conn = connect(self.estate.host(server["host"]).uri)
@@ -96,7 +100,8 @@ def test_attached_live_as_planned_it_carries_a_file_to_another_server(life: Life
     assert (tuned["total_iops_sec"], tuned["total_bytes_sec"]) == (300, 20 << 20)
     device = life.device(life.one)
     assert int(life.sh(life.one, f"cat /sys/block/{device.rpartition('/')[2]}/size")) == 2 << 20
-    life.sh(life.one, f"mke2fs -q -t ext4 {device}")
+    # With its path: the shell of busybox would take its own.
+    life.sh(life.one, f"/usr/sbin/mke2fs -q -t ext4 {device}")
     life.mount(life.one)
     life.sh(life.one, f"dd if=/dev/urandom of={FILE} bs=1M count=8 2>/dev/null; sync")
     digest = life.sh(life.one, f"sha256sum {FILE}")
@@ -108,7 +113,7 @@ def test_attached_live_as_planned_it_carries_a_file_to_another_server(life: Life
 
     life.sh(life.one, f"umount {PLACE}")
     life.do(life.one, "detach-disk", disk="data")
-    assert life.device(life.one) == ""
+    assert life.seen(life.one) == ""
     assert (life.disk()["phase"], life.disk()["server"]) == ("available", None)
     life.do(life.two, "attach-disk", name="data")
     life.mount(life.two)

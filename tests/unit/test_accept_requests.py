@@ -282,5 +282,5 @@ def test_every_verb_has_a_request_without_parameters_but_those_that_name_somethi
     for verb in set(VERBS) - set(BODIES):
         REQUESTS[verb]()
     for verb in BODIES:
-        with pytest.raises(InvalidRequest, match=f"{verb} needs (snapshot|a plan)"):
+        with pytest.raises(InvalidRequest, match=f"{verb} needs (snapshot|name|a plan)"):
             ask(verb, active(catalogue, f"web-{verb}"))
