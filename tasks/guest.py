@@ -135,6 +135,12 @@ def stop_domain(b: Blueprint) -> str:
     return f"stopped ({ended})"
 
 
+@stop_domain.undone_by
+def start_stopped(b: Blueprint) -> str:
+    """Start it again: a stop that was cancelled leaves the server as it was."""
+    return _start(b)
+
+
 @step("reboot")
 def reboot_domain(b: Blueprint) -> str:
     """Stop (soft: gracefully) and start again; a resumed run does not do it twice.

@@ -306,14 +306,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class _ByFolder(LoadScopeScheduling):
-    """Keeps a folder's tests in one process, for they share expensive fixtures; `unit` by file.
+    """Keeps a folder's tests in one process, for they share expensive fixtures.
 
-    The tests that wait for guests (`e2e`) then run beside those that compute.
+    `unit` shares nothing, and `e2e` is worth an estate in each process: they go by file.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         _tests, folder, *_ = nodeid.split("/", 2)
-        return nodeid.partition("::")[0] if folder == "unit" else folder
+        return nodeid.partition("::")[0] if folder in {"e2e", "unit"} else folder
 
 
 @pytest.hookimpl(optionalhook=True)

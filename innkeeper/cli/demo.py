@@ -2,6 +2,8 @@
 
 import shlex
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,8 +37,8 @@ def command(
     settings.cache_clear()
     with connect_api() as client:
         _lab(client, hosts, progress)
-        _image(client, image, progress)
-        server = _server(client, image, progress)
+        ready = _image(client, image, progress)
+        server = _server(client, image, ready, progress)
     _tell(server, time.monotonic() - begun)
 
 
@@ -59,12 +61,25 @@ def _lab(client: Client, count: int, progress: Progress) -> None:
         now.text = f"{len(lab)} libvirt hosts: " + ", ".join(host.name for host in lab)
 
 
-def _image(client: Client, name: str, progress: Progress) -> None:
+def current_image(name: str, built: str, images: Mapping[str, Json]) -> str:
+    """Return the name that the image of a file is to have, `name` if it is free or has the file.
+
+    A file is named after its recipe. What an earlier version built keeps its name, for servers may
+    stand on it.
+    """
+    there = images.get(name)
+    if there is None or there["phase"] != "ready" or Path(there["source"]).name == Path(built).name:
+        return name
+    return Path(built).stem
+
+
+def _image(client: Client, name: str, progress: Progress) -> str:
     with step(progress, "guest", f"building the guest image '{name}'") as now:
         path = guests.ensure_image(name, lambda text, _: progress("guest", text, None))
         now.text = f"image '{name}', {path.stat().st_size >> 20} MiB"
     with step(progress, "import", f"importing '{name}'") as now:
         images = {entry["name"]: entry for entry in client.items("/images")}
+        name = current_image(name, str(path), images)
         current = images.get(name)
         if current is None or current["phase"] == "failed":
             current = client.post("/images", {"name": name, "source": str(path)})
@@ -76,17 +91,18 @@ def _image(client: Client, name: str, progress: Progress) -> None:
         if current["phase"] != "ready":
             raise OperationFailed("The image was not imported", str(current["error"]))
         now.text = f"'{name}' is {current['phase']}, sha256 {current['sha256'][:16]}…"
+    return name
 
 
-def _server(client: Client, image: str, progress: Progress) -> Json:
-    name = SERVER if image == "tiny" else f"{SERVER}-{image}"
+def _server(client: Client, kind: str, image: str, progress: Progress) -> Json:
+    name = SERVER if kind == "tiny" else f"{SERVER}-{kind}"
     with step(progress, "server", f"creating '{name}'") as now:
         found = [s for s in client.items("/servers", name=name) if s["name"] == name]
         if found and found[0]["status"] == "error":
             _carry(client, client.delete(f"/servers/{found[0]['id']}"), progress)
             found = []
         if not found:
-            plan = "tiny" if image == "tiny" else "small"
+            plan = "tiny" if kind == "tiny" else "small"
             body: Json = {"name": name, "image": image, "plan": plan}
             operation = _carry(client, client.post("/servers", body), progress)
             server_id = operation["server_id"]

@@ -8,7 +8,8 @@ DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DAILY = "daily"
 _WEEK, _DAY = 7 * 1440, 1440
 _FORM = re.compile(
-    rf"^(?P<day>{'|'.join((*DAYS, DAILY))}) (?P<begin>\d\d:\d\d)-(?P<end>\d\d:\d\d)\Z"
+    rf"^(?P<day>{'|'.join((*DAYS, DAILY))}) (?P<begin>\d\d:\d\d)-(?P<end>\d\d:\d\d)\Z",
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -41,7 +42,7 @@ def parse(text: str) -> Window:
     begin, end = _minutes(found["begin"]), _minutes(found["end"])
     if begin == end:
         raise ValueError("a window has a length")
-    day = None if found["day"] == DAILY else DAYS.index(found["day"])
+    day = None if found["day"].lower() == DAILY else DAYS.index(found["day"].capitalize())
     return Window(day, begin, (end - begin) % _DAY)
 
 

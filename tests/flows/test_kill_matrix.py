@@ -83,6 +83,7 @@ _APART = {Verb.SHELVE, Verb.UNSHELVE, Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SN
 """Verbs that data disks are in the way of, or that take snapshots with the memory here."""
 _ON_DISKS = {Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK}
 FAILING = {
+    Verb.STOP: "stop",
     Verb.CREATE: "verify",
     Verb.REBUILD: "verify",
     Verb.SNAPSHOT: "adopt-snapshot",

@@ -42,13 +42,19 @@ def test_windows_are_in_utc_and_may_pass_midnight() -> None:
     assert not window.open_at(sunday - timedelta(days=1))
 
 
+def test_days_are_read_as_people_write_them() -> None:
+    assert parse("sun 02:00-03:00") == parse("Sun 02:00-03:00")
+    assert parse("Daily 02:00-03:00") == parse("daily 02:00-03:00")
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "",
         "Sun",
         "Sun 02:00",
-        "sun 02:00-03:00",
+        "\u017fun 02:00-03:00",
+        "Sun \u0660\u0662:00-03:00",
         "Sun 2:00-3:00",
         "Sun 24:00-25:00",
         "Sun 02:60-03:00",
