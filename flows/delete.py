@@ -5,6 +5,7 @@ from uuid import UUID
 from prefect import flow
 
 from innkeeper.domain.lifecycle import Verb
+from tasks.disks import part_disks
 from tasks.edge import close_forward
 from tasks.guest import power_off, prove_gone, undefine_domain
 from tasks.merge import remove_snapshots
@@ -31,5 +32,5 @@ async def delete_server(
     """
     async with operation(Verb.DELETE, None, operation_id, server=server, project=project) as claim:
         await together(claim, power_off, close_forward, remove_lease)
-        await together(claim, undefine_domain, delete_seed)
+        await together(claim, undefine_domain, delete_seed, part_disks)
         await together(claim, remove_snapshots, delete_volume, prove_gone, remove_shelf)

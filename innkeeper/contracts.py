@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
+from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import (
     CloneRequest,
@@ -46,6 +47,9 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.CLONE: CloneRequest,
     Verb.FLATTEN: NoParameters,
     Verb.VERIFY_SNAPSHOT: VerifySnapshotRequest,
+    Verb.ATTACH_DISK: AttachDiskRequest,
+    Verb.DETACH_DISK: DetachDiskRequest,
+    Verb.GROW_DISK: GrowDiskRequest,
 }
 
 RECONCILE = "reconcile/reconcile"
@@ -54,8 +58,7 @@ IMPORT_IMAGE = "import-image/import-image"
 
 def flow_name(verb: Verb) -> str:
     """Return the Prefect flow's name, for example `create-server`."""
-    names_its_object = verb in {Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT}
-    return str(verb) if names_its_object else f"{verb}-server"
+    return str(verb) if "-" in verb else f"{verb}-server"  # some name what they are about
 
 
 def deployment_name(verb: Verb) -> str:

@@ -1,5 +1,6 @@
 """The libvirt domain and its power."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from innkeeper.domain.lifecycle import Status
@@ -11,6 +12,7 @@ from innkeeper.hypervisor import guest, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
 from innkeeper.services import consoles, journal
+from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
 from tasks.step import step
@@ -24,9 +26,25 @@ def _domain(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
     return [(ArtifactKind.DOMAIN, b.domain_name)]
 
 
-def spec_of(b: Blueprint, volume: str) -> DomainSpec:
-    """Return the domain that runs the server on a root disk."""
+def disk_spec(b: Blueprint, disk: DataDiskBlueprint) -> DiskSpec:
+    """Return a data disk as the domain has it."""
+    return DiskSpec(
+        path=storage.volume_path(connect(b.host.uri), POOL, disk.volume),
+        target=disk.target,
+        format=disk.format,
+        readonly=disk.read_only,
+        serial=disk.serial,
+        cache=disk.cache,
+        discard=disk.discard,
+        most_requests=disk.iops,
+        most_bytes=disk.throughput_mib << 20 if disk.throughput_mib else None,
+    )
+
+
+def spec_of(b: Blueprint, volume: str, disks: Iterable[DataDiskBlueprint]) -> DomainSpec:
+    """Return the domain that runs the server on a root disk, with these data disks."""
     connection = connect(b.host.uri)
+    root = DiskSpec(path=storage.volume_path(connection, POOL, volume), target="vda")
     return DomainSpec(
         server_id=b.server_id,
         project_id=b.project_id,
@@ -39,7 +57,7 @@ def spec_of(b: Blueprint, volume: str) -> DomainSpec:
         virt_type=b.host.virt_type,
         max_vcpus=b.max_vcpus,
         max_memory_mib=b.max_memory_mib,
-        disks=(DiskSpec(path=storage.volume_path(connection, POOL, volume), target="vda"),),
+        disks=(root, *(disk_spec(b, disk) for disk in disks)),
         nics=(NicSpec(network=b.network.name, mac=b.mac),),
         console_log_path=Path(console_log(b.server_id)),
         seed_path=storage.volume_path(connection, POOL, seed_of(volume)),
@@ -48,8 +66,13 @@ def spec_of(b: Blueprint, volume: str) -> DomainSpec:
 
 def define_on(b: Blueprint, volume: str) -> str:
     """Define the domain with that root disk; a running one has it at its next start."""
-    guest.define(connect(b.host.uri), domain_xml(spec_of(b, volume)))
+    guest.define(connect(b.host.uri), domain_xml(spec_of(b, volume, b.data.attached)))
     return f"{b.domain_name} on {volume}"
+
+
+def define_with(b: Blueprint, disks: Iterable[DataDiskBlueprint]) -> None:
+    """Define the domain with these data disks; a running one has them at its next start."""
+    guest.define(connect(b.host.uri), domain_xml(spec_of(b, b.root_volume, disks)))
 
 
 def _start(b: Blueprint) -> str:

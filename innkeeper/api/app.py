@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from innkeeper.api import (
     audit,
     clones,
+    disks,
     events,
     foresight,
     health,
@@ -42,6 +43,7 @@ _RESOURCES = (
     snapshot_policies,
     snapshots,
     clones,
+    disks,
     operations,
     hosts,
     images,

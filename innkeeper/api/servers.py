@@ -19,6 +19,7 @@ from innkeeper.api.parameters import (
     point_to,
 )
 from innkeeper.api.problems import documented
+from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import (
     ConfigureRequest,
@@ -225,7 +226,7 @@ def _action(verb: Verb, model: type[BaseModel], summary: str) -> None:
             idempotency_key=idempotency_key,
         )
 
-    act.__name__ = f"{verb}_server"
+    act.__name__ = verb.replace("-", "_") if "-" in verb else f"{verb}_server"
     act.__annotations__["body"] = model | None
     act.__doc__ = summary
     router.post(
@@ -247,3 +248,8 @@ _action(Verb.UNSHELVE, UnshelveRequest, "Bring a shelved server back, on any hos
 _action(Verb.FLATTEN, NoParameters, "Make a linked clone's disk independent of its source.")
 _action(Verb.CONFIGURE, ConfigureRequest, "Apply Ansible roles to a running server.")
 _action(Verb.RESIZE, ResizeRequest, "Give a server another size, live where that is possible.")
+_action(
+    Verb.ATTACH_DISK, AttachDiskRequest, "Give a server a data disk, a new or a kept one; live."
+)
+_action(Verb.DETACH_DISK, DetachDiskRequest, "Take a data disk from a server; it is kept, or not.")
+_action(Verb.GROW_DISK, GrowDiskRequest, "Give a data disk more room, and its file system; live.")

@@ -363,6 +363,10 @@ def _details(server: ServerView) -> list[tuple[str, object]]:
         ("host", server.host),
         ("image", server.image),
         ("plan", f"{server.plan} ({size})"),
+        *(
+            ("data disk", f"{disk.name}, {disk.size_gib} GiB, {disk.device}")
+            for disk in server.disks
+        ),
         ("address", server.address),
         ("mac", server.mac),
         ("ssh", login.command_line(server) if server.ssh_port else None),

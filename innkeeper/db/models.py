@@ -18,6 +18,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from innkeeper.db.base import Base as Base  # noqa: PLC0414 - others ask here for both
 from innkeeper.db.base import now as now  # noqa: PLC0414
+from innkeeper.db.disks import DataDisk as DataDisk  # noqa: PLC0414
+from innkeeper.db.disks import Disk as Disk  # noqa: PLC0414
 from innkeeper.db.types import EncryptedText
 
 
@@ -175,23 +177,6 @@ class Server(Base):
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
     updated_at: Mapped[datetime] = mapped_column(default_factory=now, onupdate=now)
     deleted_at: Mapped[datetime | None] = mapped_column(default=None)
-
-
-class Disk(Base):
-    """A volume of a server."""
-
-    __tablename__ = "disks"
-    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
-    server_id: Mapped[UUID] = mapped_column(ForeignKey("servers.id"), index=True)
-    volume: Mapped[str] = mapped_column(String(128))
-    image_id: Mapped[UUID | None] = mapped_column(ForeignKey("images.id"), default=None)
-    size_gib: Mapped[int] = mapped_column(default=1)
-    target: Mapped[str] = mapped_column(String(8), default="vda")
-    snapshot_id: Mapped[UUID | None] = mapped_column(default=None)  # whose frozen file it lies on
-    # Another server's snapshot, beneath all layers of this disk: a linked clone's.
-    base_snapshot_id: Mapped[UUID | None] = mapped_column(
-        ForeignKey("snapshots.id"), default=None, index=True
-    )
 
 
 class Snapshot(Base):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.planning import Change, Effect, Plan
 from innkeeper.domain.resizing import Resize, Shape
@@ -33,8 +34,20 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class DataDisk:
+    """A data disk, and whether it is deleted with its server."""
+
+    name: str
+    size_gib: int
+    goes_with_server: bool = True
+
+
+@dataclass(frozen=True)
 class World:
-    """A server as a plan is computed from it; the subject is the snapshot that a verb names."""
+    """A server as a plan is computed from it.
+
+    The subject is the snapshot that a verb names, `disk` the data disk, if there is one already.
+    """
 
     name: str
     status: Status
@@ -44,6 +57,8 @@ class World:
     snapshots: tuple[Kept, ...] = ()
     subject: Kept | None = None
     resize: Resize | None = None
+    disks: tuple[DataDisk, ...] = ()
+    disk: DataDisk | None = None
 
     @property
     def runs(self) -> bool:
@@ -72,6 +87,11 @@ def _status(world: World, after: Status, effect: Effect = Effect.LIVE) -> tuple[
     return (Change(effect, "status", world.status, after),)
 
 
+def _beside(world: World, what: str) -> list[str]:
+    names = ", ".join(disk.name for disk in world.disks)
+    return [f"Data disks are not part of the {what}: {names}."] if names else []
+
+
 @_rule(Verb.CREATE)
 def _create(world: World, _body: BaseModel) -> Plan:
     size = world.shape
@@ -88,6 +108,7 @@ def _clone(world: World, body: BaseModel) -> Plan:
     warnings = []
     if mode == "linked":
         warnings.append("Until it is flattened, its source cannot be deleted, reverted or rebuilt.")
+    warnings += _beside(world, "clone")
     return Plan(
         (Change(Effect.LIVE, "server", None, f"{told} on {world.host}"),),
         NONE
@@ -183,6 +204,10 @@ def _delete(world: World, _body: BaseModel) -> Plan:
     gone = [f"The server and {_LOST}."]
     if world.snapshots:
         gone.append(f"Snapshots that go with it: {', '.join(k.name for k in world.snapshots)}.")
+    if lost := [disk.name for disk in world.disks if disk.goes_with_server]:
+        gone.append(f"Data disks that go with it: {', '.join(lost)}.")
+    if kept := [disk.name for disk in world.disks if not disk.goes_with_server]:
+        gone.append(f"Data disks that are kept: {', '.join(kept)}.")
     return Plan(
         (Change(Effect.RECREATE, "server", world.status, None),),
         "the guest is powered off for good" if world.runs else NONE,
@@ -202,6 +227,7 @@ def _snapshot(world: World, body: BaseModel) -> Plan:
     warnings = ["Until it is deleted, the server cannot be rebuilt."]
     if asked.memory:
         warnings.append("Until it is deleted, vCPUs and memory cannot be resized.")
+    warnings += _beside(world, "snapshot")
     return Plan(
         (Change(Effect.LIVE, "snapshot", None, asked.name or "named by the time"),),
         still if world.runs else NONE,
@@ -218,7 +244,10 @@ def _revert(world: World, _body: BaseModel) -> Plan:
     return Plan(
         (Change(Effect.RECREATE, "root disk", "as it is now", f"as in snapshot '{name}'"),),
         goes_on if memory else cut,
-        (f"What was written since '{name}', and is in no other snapshot, is lost.",),
+        (
+            f"What was written since '{name}', and is in no other snapshot, is lost.",
+            *_beside(world, "way back"),
+        ),
     )
 
 
@@ -265,3 +294,38 @@ def _resize(world: World, body: BaseModel) -> Plan:
             f"({names}) until the guest boots."
         )
     return Plan(way.changes, OFF_AND_ON if way.obstacles else NONE, tuple(warnings))
+
+
+@_rule(Verb.ATTACH_DISK)
+def _attach_disk(world: World, body: BaseModel) -> Plan:
+    asked = body if isinstance(body, AttachDiskRequest) else None
+    name = asked.name if asked else ""
+    kept = world.disk
+    told = f"{kept.size_gib} GiB, as it was kept" if kept else f"{asked and asked.size_gib} GiB"
+    warnings = [] if kept else ["A new disk is empty: make a file system on it in the guest."]
+    return Plan((Change(Effect.LIVE, f"disk {name}", None, told),), NONE, tuple(warnings))
+
+
+@_rule(Verb.DETACH_DISK)
+def _detach_disk(world: World, body: BaseModel) -> Plan:
+    keep = not isinstance(body, DetachDiskRequest) or body.keep
+    disk = world.disk or DataDisk("", 0)
+    after = "kept, without a server" if keep else None
+    change = Change(
+        Effect.LIVE if keep else Effect.RECREATE, f"disk {disk.name}", f"{disk.size_gib} GiB", after
+    )
+    warnings = ["Unmount it in the guest first."] if world.runs else []
+    warnings += [] if keep else [f"Everything on '{disk.name}' is lost."]
+    return Plan((change,), NONE, tuple(warnings))
+
+
+@_rule(Verb.GROW_DISK)
+def _grow_disk(world: World, body: BaseModel) -> Plan:
+    asked = body if isinstance(body, GrowDiskRequest) else None
+    disk = world.disk or DataDisk("", 0)
+    after = f"{asked.size_gib} GiB" if asked else None
+    warnings = ["A disk never shrinks again, not even when this fails later on."]
+    if not world.runs or (asked and asked.expand == "offline"):
+        warnings.append("Its file system stays as large as it is: grow it in the guest.")
+    change = Change(Effect.LIVE, f"disk {disk.name}", f"{disk.size_gib} GiB", after)
+    return Plan((change,), NONE, tuple(warnings))

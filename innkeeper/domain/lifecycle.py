@@ -40,6 +40,9 @@ class Verb(StrEnum):
     CLONE = "clone"
     FLATTEN = "flatten"
     VERIFY_SNAPSHOT = "verify-snapshot"
+    ATTACH_DISK = "attach-disk"
+    DETACH_DISK = "detach-disk"
+    GROW_DISK = "grow-disk"
 
 
 class Phase(StrEnum):
@@ -95,6 +98,9 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.FLATTEN: Transition(_LIVE, None, None),
     # What is verified is a frozen file: how the server itself rests does not matter.
     Verb.VERIFY_SNAPSHOT: Transition(_LIVE | {Status.SUSPENDED}, None, None),
+    Verb.ATTACH_DISK: Transition(_LIVE, None, None),
+    Verb.DETACH_DISK: Transition(_LIVE, None, None),
+    Verb.GROW_DISK: Transition(_LIVE, None, None),
 }
 
 BIRTHS = frozenset({Verb.CREATE, Verb.CLONE})

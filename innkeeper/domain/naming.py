@@ -79,6 +79,29 @@ def born_of(volume: str) -> str | None:
     return operation or None
 
 
+def data_volume(disk_id: UUID, fmt: str) -> str:
+    """Return the name of a data disk, which is nobody's but its own: servers come and go."""
+    return f"{disk_id}-data.{fmt}"
+
+
+def disk_of(volume: str) -> UUID | None:
+    """Return the data disk that a volume of ours is, or None when it is none."""
+    try:
+        disk_id = UUID(volume[:36])
+    except ValueError:
+        return None
+    ours = volume in {data_volume(disk_id, fmt) for fmt in ("qcow2", "raw")}
+    return disk_id if ours else None
+
+
+def disk_serial(disk_id: UUID) -> str:
+    """Return the serial number by which a guest finds a data disk; virtio has room for 20.
+
+    Udev calls the disk /dev/disk/by-id/virtio-SERIAL, wherever it is plugged in.
+    """
+    return disk_id.hex[:20]
+
+
 def shelf_file(server_id: UUID, operation_id: UUID, attempt: int) -> str:
     """Return the name of the file on the shelf that one attempt of shelving makes.
 

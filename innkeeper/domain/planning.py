@@ -70,6 +70,7 @@ _LAYERED = frozenset(
         *(Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT),
     }
 )
+_ON_DISKS = frozenset({Verb.DELETE, Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK})
 
 
 def deciding(verb: Verb) -> tuple[str, ...]:
@@ -77,7 +78,8 @@ def deciding(verb: Verb) -> tuple[str, ...]:
     if verb in BIRTHS:
         return ("request", "shape", "host", "image", OUTCOME)
     layers = ("image", "disk", "snapshots") if verb in _LAYERED else ()
-    return (*_ALWAYS, *layers, OUTCOME)
+    disks = ("data disks",) if verb in _ON_DISKS else ()
+    return (*_ALWAYS, *layers, *disks, OUTCOME)
 
 
 def digest(verb: Verb, facts: Mapping[str, str]) -> str:

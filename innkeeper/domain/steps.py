@@ -65,6 +65,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "remove-lease",
         "undefine",
         "remove-seed",
+        "part-disks",
         "remove-snapshots",
         "remove-volume",
         "prove-gone",
@@ -108,6 +109,9 @@ STEPS: dict[Verb, tuple[str, ...]] = {
     ),
     Verb.FLATTEN: ("pull-parent", "stand-alone"),
     Verb.VERIFY_SNAPSHOT: ("probe-layer", "probe-boot", "probe-away", "adopt-verdict"),
+    Verb.ATTACH_DISK: ("make-disk", "plug-disk", "adopt-attachment"),
+    Verb.DETACH_DISK: ("unplug-disk", "let-go", "remove-disk"),
+    Verb.GROW_DISK: ("grow-data-disk", "expand-data-disk"),
 }
 
 

@@ -71,9 +71,10 @@ def ensure_volume(
     backing_path: Path | str | None = None,
     backing_format: str = "qcow2",
     *,
+    fmt: str = "qcow2",
     replace: bool = False,
 ) -> Path:
-    """See that a qcow2 volume of that size stands on that backing file; return its path.
+    """See that a volume of that size stands on that backing file; return its path.
 
     One that differs is an error, or is deleted and made anew with `replace` (its data is lost).
 
@@ -87,8 +88,8 @@ def ensure_volume(
     wanted = Volume(
         name=name,
         capacity=capacity,
-        format="qcow2",
-        compat="1.1",
+        format=fmt,
+        compat="1.1" if fmt == "qcow2" else None,
         backing_path=Path(backing_path) if backing_path else None,
         backing_format=backing_format if backing_path else None,
     )
@@ -144,7 +145,7 @@ def grow(conn: libvirt.virConnect, pool: str, name: str, capacity_bytes: int) ->
         grown = Volume(
             name=name,
             capacity=capacity_bytes,
-            format="qcow2",
+            format="raw" if name.endswith(".raw") else "qcow2",
             backing_path=Path(there) if there else None,
             backing_format="qcow2" if there else None,
         )

@@ -18,6 +18,7 @@ LIBRARIES = Path("usr/lib/x86_64-linux-gnu")
 PROGRAMS = {
     f"usr/bin/{PYTHON}": "usr/bin",
     "usr/sbin/qemu-ga": "usr/sbin",
+    "usr/sbin/mke2fs": "usr/sbin",
     "usr/sbin/resize2fs": "usr/sbin",
     "usr/sbin/sfdisk": "usr/sbin",
     "usr/bin/partx": "usr/sbin",
@@ -121,7 +122,7 @@ def _make_folders(tree: Path) -> None:
 def _copy_busybox(debian: Path, tree: Path) -> None:
     busybox = tree / "usr" / "bin" / "busybox"
     shutil.copy(debian / "usr" / "bin" / "busybox", busybox)
-    own = {Path(target).name for target in SCRIPTS.values()}
+    own = {Path(name).name for name in (*SCRIPTS.values(), *PROGRAMS)}
     names = set(call([str(busybox), "--list"]).split()) - own - {"busybox"}
     for name in names | {"bash"}:  # users ask for bash as their shell
         (tree / "usr" / "bin" / name).symlink_to("busybox")

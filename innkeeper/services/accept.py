@@ -40,6 +40,7 @@ from innkeeper.errors import (
     NotFound,
 )
 from innkeeper.services import (
+    attachments,
     cloning,
     events,
     layering,
@@ -64,6 +65,12 @@ from innkeeper.services.admission import (
 from innkeeper.services.operations import view
 from innkeeper.services.planning import ACT, Foresight
 from innkeeper.services.views import OperationView
+
+_RESERVING = {
+    *(Verb.SNAPSHOT, Verb.RESIZE, Verb.UNSHELVE, Verb.VERIFY_SNAPSHOT),
+    *(Verb.ATTACH_DISK, Verb.GROW_DISK),
+}
+"""Verbs that may take more of the project's quota: its lock comes before the server's."""
 
 
 def ready_image(session: Session, name: str) -> Image:
@@ -260,7 +267,7 @@ def request(
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
     with verifying.giving_way(dry_run=foresight.dry_run), transaction() as session:
-        if verb in {Verb.SNAPSHOT, Verb.RESIZE, Verb.UNSHELVE, Verb.VERIFY_SNAPSHOT}:
+        if verb in _RESERVING:
             layering.lock_quota(session, server_id)
         server = session.get(Server, server_id, with_for_update=True)
         if server is None or (project_id is not None and server.project_id != project_id):
@@ -276,6 +283,7 @@ def request(
         if isinstance(body, RebuildRequest) and body.image:
             _check_disk(ready_image(session, body.image), server.disk_gib)
         seen = planning.look(session, server, verb, body, foresight)
+        plain |= attachments.prepare(session, server, body, verb)
         plain |= layering.prepare(session, server, body, verb)
         plain |= resizing.prepare(session, server, body, dry_run=foresight.dry_run)
         plain |= shelving.prepare(session, server, body)

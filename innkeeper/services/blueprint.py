@@ -30,7 +30,8 @@ from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.resizing import Resize
 from innkeeper.domain.specs import RoleRequest
 from innkeeper.errors import NotFound
-from innkeeper.services import resizing
+from innkeeper.services import attachments, resizing
+from innkeeper.services.attachments import DataDisks
 
 VirtType = Literal["kvm", "qemu", "test"]
 
@@ -162,6 +163,7 @@ class Blueprint:
     shelf: ShelfBlueprint | None = None
     born_of: str = ""
     on_host: bool = True
+    data: DataDisks = field(default_factory=DataDisks)
     roles: tuple[RoleRequest, ...] = field(default=(), repr=False)
     user_data: str | None = field(default=None, repr=False)
     host_key_private: str = field(default="", repr=False)
@@ -409,4 +411,5 @@ def load(
         shelf=_shelf(session, server.id) if verb in _ON_SHELF else None,
         born_of=_born_of(session, operation, disk.volume),
         on_host=_on_host(session, server),
+        data=attachments.load(session, operation, server.id),
     )

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from innkeeper.db.models import (
     Artifact,
+    DataDisk,
     Disk,
     Host,
     Network,
@@ -61,6 +62,7 @@ class Expectation:
     networks: dict[str, str]
     macs: dict[str, UUID]
     artifacts: tuple[Artifact, ...]
+    data_disks: tuple[DataDisk, ...] = ()
     probes: frozenset[UUID] = frozenset()
 
 
@@ -88,6 +90,7 @@ def expectation(host_id: UUID) -> Expectation:
             dict(networks.all()),
             dict(macs.all()),
             tuple(rows),
+            tuple(session.scalars(select(DataDisk).where(DataDisk.host_id == host_id))),
             _probes(session, host_id),
         )
 

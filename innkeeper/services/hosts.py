@@ -1,7 +1,7 @@
 """Hosts: register, list, change and remove; the size is asked of the host itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -11,13 +11,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from innkeeper import substrate
-from innkeeper.db.models import Artifact, Host, Network, PortForward, Server
+from innkeeper.db.models import Artifact, DataDisk, Host, Network, PortForward, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.errors import Conflict, NotFound
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
-from innkeeper.services import events, probe, whereabouts
+from innkeeper.services import events, probe, reservations, whereabouts
 from innkeeper.services.views import HostView
 from innkeeper.settings import settings
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate
@@ -195,6 +195,12 @@ def _require_empty(session: Session, host: Host) -> None:
     )
     if living:
         raise Conflict(f"{living} server(s) live on '{host.name}': delete them first.")
+    disks = session.scalars(select(DataDisk.name).where(DataDisk.host_id == host.id)).all()
+    if disks:
+        raise Conflict(
+            f"Data disks lie on '{host.name}' ({', '.join(sorted(disks))}): delete them first "
+            "(`innkeeper disk delete`)."
+        )
     left = session.scalar(select(func.count(Artifact.id)).where(Artifact.host_id == host.id))
     if left and host.reachable:  # of one that is gone for good nothing can be reaped
         raise Conflict(
@@ -222,7 +228,11 @@ def _held(session: Session) -> dict[UUID, _Use]:
         .where(Server.reserved, Server.placed, Server.host_id.is_not(None))
         .group_by(Server.host_id)
     )
-    return {row[0]: _Use(*(int(value) for value in row[1:])) for row in rows}
+    used = {row[0]: _Use(*(int(value) for value in row[1:])) for row in rows}
+    for host_id, gib in reservations.data_gib(session).items():
+        there = used.get(host_id, _Use())
+        used[host_id] = replace(there, disk_gib=there.disk_gib + gib)
+    return used
 
 
 def _view(host: Host, use: _Use) -> HostView:

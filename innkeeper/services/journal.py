@@ -16,6 +16,7 @@ from innkeeper.contracts import Claim
 from innkeeper.db.models import (
     Address,
     Artifact,
+    DataDisk,
     Disk,
     Nic,
     Operation,
@@ -38,7 +39,15 @@ from innkeeper.domain.lifecycle import (
 )
 from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
-from innkeeper.services import blueprint, events, layering, lineage, policies, resizing
+from innkeeper.services import (
+    attachments,
+    blueprint,
+    events,
+    layering,
+    lineage,
+    policies,
+    resizing,
+)
 from innkeeper.services.blueprint import Blueprint
 
 Made = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
@@ -296,7 +305,8 @@ def has_artifacts(session: Session, server_id: UUID) -> bool:
     """Tell whether anything may still exist outside the database for a server."""
     artifact = select(Artifact.id).where(Artifact.server_id == server_id).limit(1)
     shelved = select(ShelfFile.server_id).where(ShelfFile.server_id == server_id)
-    return session.scalar(artifact) is not None or session.scalar(shelved) is not None
+    disks = select(DataDisk.id).where(DataDisk.server_id == server_id).limit(1)
+    return any(session.scalar(thing) is not None for thing in (artifact, shelved, disks))
 
 
 def complete(held: Claim, reason: str = "") -> None:
@@ -343,6 +353,7 @@ def undone(held: Claim) -> None:
         if operation.request.get(COMMITTED):
             server.status = ending(held.verb, previous)
         server.fault = operation.error
+        attachments.settle(session, operation)
         layering.settle(session, operation)
         resizing.settle(session, operation)
         if held.verb in BIRTHS and not has_artifacts(session, server.id):

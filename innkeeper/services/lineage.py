@@ -22,6 +22,7 @@ HARMLESS = frozenset(
         *(Verb.START, Verb.STOP, Verb.REBOOT, Verb.SUSPEND, Verb.RESUME, Verb.CONFIGURE),
         *(Verb.SNAPSHOT, Verb.DELETE_SNAPSHOT, Verb.CLONE, Verb.FLATTEN, Verb.RESIZE),
         Verb.VERIFY_SNAPSHOT,
+        *(Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK),
     }
 )
 """What may be done to a server with clones; deleting a snapshot is looked at by itself."""

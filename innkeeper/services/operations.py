@@ -48,6 +48,7 @@ def views(session: Session, operations: list[Operation]) -> list[OperationView]:
             flow_run_id=operation.flow_run_id,
             cancel_requested=operation.cancel_requested,
             snapshot_id=operation.request.get("snapshot_id"),
+            disk_id=operation.request.get("disk_id"),
             verdict=operation.verdict,
             error=operation.error,
             created_at=operation.created_at,

@@ -12,14 +12,16 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from innkeeper.db.models import DataDisk as DataDiskRow
 from innkeeper.db.models import Disk, Host, Image, Operation, Project, Server, Snapshot
 from innkeeper.domain import planning
-from innkeeper.domain.foresight import Kept, World, foresee
+from innkeeper.domain.diskspecs import DetachDiskRequest
+from innkeeper.domain.foresight import DataDisk, Kept, World, foresee
 from innkeeper.domain.lifecycle import BIRTHS, Status, Verb
 from innkeeper.domain.quotas import SnapshotAmounts
 from innkeeper.domain.specs import CloneRequest
 from innkeeper.domain.steps import STEPS
-from innkeeper.services import layering, reservations, resizing
+from innkeeper.services import attachments, layering, reservations, resizing
 from innkeeper.services.views import ChangePlan, ChangeView, HostRoom, QuotaRoom
 
 
@@ -83,6 +85,7 @@ def look(
         "image": _image(session, server, body),
         "disk": disk.volume if disk else "",
         "snapshots": ", ".join(kept.name for kept in world.snapshots),
+        "data disks": ", ".join(f"{one.name} {one.size_gib} GiB" for one in world.disks),
     }
     if foresight.digest is not None:
         planning.require_unchanged(verb, facts, foresight.digest)
@@ -108,6 +111,7 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
     kept = tuple(Kept(str(row.id), row.name, row.memory, row.id == lies_on) for row in rows)
     named = None if isinstance(body, CloneRequest) else getattr(body, "snapshot", None)
     subject = layering.find(session, server, named) if named else None
+    one = attachments.named(session, server, body)
     return World(
         server.name,
         Status(server.status),
@@ -116,7 +120,13 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
         session.get_one(Image, server.image_id).name,
         kept,
         next((one for one in kept if subject and one.id == str(subject.id)), None),
+        disks=tuple(_data_disk(row) for row in attachments.held_by(session, server)),
+        disk=_data_disk(one) if one else None,
     )
+
+
+def _data_disk(row: DataDiskRow) -> DataDisk:
+    return DataDisk(row.name, row.size_gib, row.delete_on_server_delete)
 
 
 def tell(session: Session, seen: Prospect | None, server: Server, operation: Operation) -> None:
@@ -137,7 +147,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
         planning.require_unchanged(verb, facts, seen.foresight.digest)
     if not seen.foresight.dry_run:
         return
-    back = _given_back(verb, world, server)
+    back = _given_back(verb, world, server, seen.body)
     raise Foreseen(
         ChangePlan(
             verb=verb,
@@ -154,11 +164,19 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
     )
 
 
-def _given_back(verb: Verb, world: World, server: Server) -> tuple[int, int, int, int]:
+def _erased(world: World) -> int:
+    return sum(disk.size_gib for disk in world.disks if disk.goes_with_server)
+
+
+def _given_back(
+    verb: Verb, world: World, server: Server, body: BaseModel
+) -> tuple[int, int, int, int]:
     """Return the servers, vCPUs, memory and disk that the end of a verb gives back."""
     if verb is Verb.DELETE and server.reserved:
         on_host = (server.vcpus, server.memory_mib) if server.placed else (0, 0)
-        return 1, *on_host, server.disk_gib
+        return 1, *on_host, server.disk_gib + _erased(world)
+    if verb is Verb.DETACH_DISK and world.disk and isinstance(body, DetachDiskRequest):
+        return 0, 0, 0, 0 if body.keep else world.disk.size_gib
     if verb is Verb.SHELVE:
         return 0, server.vcpus, server.memory_mib, 0
     if world.resize:
@@ -170,8 +188,11 @@ def _given_back(verb: Verb, world: World, server: Server) -> tuple[int, int, int
 def _host(
     session: Session, server: Server, verb: Verb, back: tuple[int, int, int, int]
 ) -> HostRoom | None:
-    leaves = server.placed and verb in {Verb.DELETE, Verb.SHELVE}
-    disk_gib = server.disk_gib if leaves else 0
+    disk_gib = back[3]
+    if verb is Verb.SHELVE:  # the project's still, but not on a host
+        disk_gib = server.disk_gib
+    elif not server.placed:
+        disk_gib = 0
     found = [h for h in reservations.capacities(session, lock=False) if h.host_id == server.host_id]
     for host in found:
         free = host.free

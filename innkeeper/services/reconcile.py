@@ -10,15 +10,15 @@ from sqlalchemy import delete, select, update
 from innkeeper.db.models import Artifact, Host, Operation, Server, now
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import IRREVOCABLE, Phase, Status
-from innkeeper.domain.naming import POOL
+from innkeeper.domain.naming import POOL, disk_of
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.host.channel import HostChannel, open_channel
 from innkeeper.hypervisor import guest, network, storage, suspension
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.power import PowerState
-from innkeeper.services import consoles, edges, events, journal, leases, operations
+from innkeeper.services import consoles, disks, edges, events, journal, leases, operations
 from innkeeper.services.expectation import expectation
-from innkeeper.services.survey import Finding
+from innkeeper.services.survey import DATA_DISK, Finding
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 
@@ -229,6 +229,8 @@ def _remove(host: Host, channel: HostChannel, finding: Finding) -> None:
         consoles.forget(host.channel, finding.server_id)
     elif finding.kind == "console-log" and finding.server_id:
         consoles.forget(host.channel, finding.server_id)
+    elif finding.kind == DATA_DISK and (disk_id := disk_of(finding.name)):
+        disks.erase(disk_id)
     elif finding.kind in {"volume", "seed", "snapshot"}:
         storage.delete_volume(connection, POOL, finding.name)
     elif finding.kind == "dhcp-entry" and finding.network:

@@ -6,7 +6,16 @@ from uuid import UUID
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Address, Host, Network, Nic, Operation, PortForward, Server
+from innkeeper.db.models import (
+    Address,
+    DataDisk,
+    Host,
+    Network,
+    Nic,
+    Operation,
+    PortForward,
+    Server,
+)
 from innkeeper.domain import addressing, naming
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.placement import Capacity, Demand
@@ -15,7 +24,7 @@ from innkeeper.settings import settings
 
 
 def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
-    """Return what a project's servers hold now; shelved ones hold no vCPUs and no memory."""
+    """Return what a project's servers and data disks hold; shelved servers no vCPUs, no memory."""
     row = session.execute(
         select(
             func.count(Server.id),
@@ -24,7 +33,17 @@ def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
             func.coalesce(func.sum(Server.disk_gib), 0),
         ).where(Server.project_id == project_id, Server.reserved)
     ).one()
-    return Amounts(*(int(value) for value in row))
+    of_project = select(func.coalesce(func.sum(DataDisk.size_gib), 0)).where(
+        DataDisk.project_id == project_id
+    )
+    servers, vcpus, memory_mib, disk_gib = (int(value) for value in row)
+    return Amounts(servers, vcpus, memory_mib, disk_gib + int(session.scalar(of_project) or 0))
+
+
+def data_gib(session: Session) -> dict[UUID, int]:
+    """Return how many GiB data disks hold of each host, attached or not."""
+    rows = select(DataDisk.host_id, func.sum(DataDisk.size_gib)).group_by(DataDisk.host_id)
+    return {host_id: int(total) for host_id, total in session.execute(rows).tuples()}
 
 
 def probes(session: Session) -> dict[UUID, list[int]]:
@@ -63,6 +82,9 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
     for host_id, memories in probes(session).items():
         servers = held.get(host_id, Demand(0, 0, 0))
         held[host_id] = replace(servers, memory_mib=servers.memory_mib + sum(memories))
+    for host_id, gib in data_gib(session).items():
+        there = held.get(host_id, Demand(0, 0, 0))
+        held[host_id] = replace(there, disk_gib=there.disk_gib + gib)
     ports = dict(
         session.execute(
             select(PortForward.host_id, func.count(PortForward.id)).group_by(PortForward.host_id)

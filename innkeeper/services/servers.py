@@ -22,8 +22,8 @@ from innkeeper.db.models import (
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, allowed_verbs
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import events, journal, paging, resizing
-from innkeeper.services.views import Page, ServerView
+from innkeeper.services import attachments, disks, events, journal, paging, resizing
+from innkeeper.services.views import DiskView, Page, ServerView
 
 
 def _details(ids: list[UUID]) -> Select[Any]:
@@ -50,7 +50,19 @@ def _details(ids: list[UUID]) -> Select[Any]:
     )
 
 
-def _view(row: Row[Any]) -> ServerView:
+def _views(session: Session, ids: list[UUID]) -> dict[UUID, ServerView]:
+    """Return read models by id, in a constant number of queries."""
+    rows = session.execute(_details(ids)).all()
+    data = attachments.of_servers(session, ids)
+    told = {
+        view.id: view for view in disks.views(session, [d for own in data.values() for d in own])
+    }
+    return {
+        row[0].id: _view(row, [told[disk.id] for disk in data.get(row[0].id, [])]) for row in rows
+    }
+
+
+def _view(row: Row[Any], data: list[DiskView]) -> ServerView:
     server, project, host, image, plan, mac, ip, port, has_password = row
     status = Status(server.status)
     return ServerView(
@@ -77,6 +89,7 @@ def _view(row: Row[Any]) -> ServerView:
         maintenance_window=server.maintenance_window,
         root_password_available=has_password,
         allowed=[] if server.operation_id else allowed_verbs(status),
+        disks=data,
         created_at=server.created_at,
         updated_at=server.updated_at,
         deleted_at=server.deleted_at,
@@ -94,7 +107,7 @@ def get(server_id: UUID, project_id: UUID | None = None) -> ServerView:
     """Return a server of the project (None: of any), or raise NotFound."""
     with transaction() as session:
         _visible(session, server_id, project_id)
-        return _view(session.execute(_details([server_id])).one())
+        return _views(session, [server_id])[server_id]
 
 
 def find(name_or_id: str, project_id: UUID | None = None) -> ServerView:
@@ -157,9 +170,7 @@ def page(
         rows, following = paging.page(
             session, statement, Server.created_at, Server.id, limit=limit, cursor=cursor
         )
-        details = {
-            row[0].id: _view(row) for row in session.execute(_details([row.id for row in rows]))
-        }
+        details = _views(session, [row.id for row in rows])
         return Page(items=[details[row.id] for row in rows], next_cursor=following)
 
 
@@ -212,7 +223,7 @@ def change(
                 after=fields,
             )
         session.flush()
-        return _view(session.execute(_details([server_id])).one())
+        return _views(session, [server_id])[server_id]
 
 
 def adopt_volume(held: Claim, volume: str) -> None:

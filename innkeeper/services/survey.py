@@ -18,12 +18,19 @@ from innkeeper.db.models import (
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
-from innkeeper.domain.naming import POOL, console_log, console_owner, probe_name, server_of
+from innkeeper.domain.naming import (
+    POOL,
+    console_log,
+    console_owner,
+    disk_serial,
+    probe_name,
+    server_of,
+)
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import InnkeeperError
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
-from innkeeper.hypervisor import guest, network, storage
+from innkeeper.hypervisor import disks, guest, network, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
 from innkeeper.hypervisor.guest import OwnedDomain
@@ -31,6 +38,7 @@ from innkeeper.services import edges, shelves
 from innkeeper.services.expectation import Expectation, expectation
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate, Terraform
 
+DATA_DISK = "data-disk"
 _VARS = "_VARS.fd"
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 _STANDING = frozenset({Status.ACTIVE, Status.STOPPED, Status.SUSPENDED})
@@ -124,6 +132,7 @@ def survey(host_id: UUID) -> list[Finding]:
     volumes = _volume_names(expected.host.uri)
     findings = _domains(expected, owned)
     findings += _volumes(expected, volumes)
+    findings += _data_disks(expected, volumes, {domain.server_id for domain in owned})
     findings += _dhcp(expected)
     findings += _forwards(expected)
     findings += _files(expected, owned)
@@ -179,6 +188,44 @@ def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
                 for name in sorted(known.volumes - set(names))
             ]
     return found
+
+
+def _data_disks(expected: Expectation, names: list[str], domains: set[UUID]) -> list[Finding]:
+    """Find data disks that are to go, that are gone, or that a server's domain does not tell of."""
+    found, host = [], expected.host.name
+    serials = {disk_serial(disk.id): disk for disk in expected.data_disks}
+    for disk in expected.data_disks:
+        owner = expected.servers.get(disk.server_id) if disk.server_id else None
+        if owner is not None and owner.busy:
+            continue
+        if disk.phase == "deleting":
+            why = "it was to be deleted, and is still there"
+            found.append(Finding(host, DATA_DISK, disk.volume, why, reapable=True))
+        elif disk.volume not in names:
+            found.append(Finding(host, DATA_DISK, disk.volume, f"missing, though {disk.phase}"))
+    # Only domains of servers with disks are asked: asking each of thousands would take long.
+    for server_id in domains & {disk.server_id for disk in expected.data_disks if disk.server_id}:
+        known = expected.servers.get(server_id)
+        if known is None or known.busy or known.gone:
+            continue
+        wanted = {serial for serial, disk in serials.items() if disk.server_id == server_id}
+        sure, perhaps = _plugged(expected.host, server_id)
+        for serial in sorted(wanted - sure):
+            why = "the server has it, its domain has not, or not at its next start"
+            found.append(Finding(host, DATA_DISK, serials[serial].volume, why, server_id))
+        for serial in sorted((perhaps - wanted) & set(serials)):
+            why = "the domain has it, its server has not"
+            found.append(Finding(host, DATA_DISK, serials[serial].volume, why, server_id))
+    return found
+
+
+def _plugged(host: Host, server_id: UUID) -> tuple[set[str], set[str]]:
+    """Return the disks that a domain has both now and at its next start, and all in either."""
+    later = disks.serials(connect(host.uri), server_id, defined=True)
+    if host.virt_type == "test":  # there running domains never change
+        return later, later
+    now = disks.serials(connect(host.uri), server_id)
+    return now & later, now | later
 
 
 def _opened(host: Host, server_id: UUID) -> set[str]:

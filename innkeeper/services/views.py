@@ -35,6 +35,29 @@ class Principal(View):
     project_id: UUID | None
 
 
+class DiskView(View):
+    """A data disk; `server` is who has it, and `device` how that guest finds it (with udev)."""
+
+    id: UUID
+    project_id: UUID
+    name: str
+    phase: Literal["creating", "attaching", "attached", "available", "deleting"]
+    server_id: UUID | None
+    server: str | None
+    host: str
+    size_gib: int
+    format: Literal["qcow2", "raw"]
+    target: str | None
+    device: str
+    cache: Literal["none", "writeback", "writethrough"]
+    discard: bool
+    read_only: bool
+    iops: int | None
+    throughput_mib: int | None
+    delete_on_server_delete: bool
+    created_at: datetime
+
+
 class ServerView(View):
     """A server as people see it."""
 
@@ -61,6 +84,7 @@ class ServerView(View):
     maintenance_window: str | None = None
     root_password_available: bool
     allowed: list[Verb]
+    disks: list[DiskView] = []
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None
@@ -143,6 +167,7 @@ class OperationView(View):
     flow_run_id: UUID | None
     cancel_requested: bool
     snapshot_id: UUID | None = None
+    disk_id: UUID | None = None
     verdict: dict[str, Any] | None
     error: str | None
     created_at: datetime

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import libvirt
 import pytest
@@ -25,6 +25,7 @@ from innkeeper import dispatch
 from innkeeper.db import migrate
 from innkeeper.db.models import (
     Artifact,
+    DataDisk,
     Disk,
     Host,
     Image,
@@ -36,8 +37,9 @@ from innkeeper.db.models import (
     ShelfFile,
 )
 from innkeeper.db.session import engine_for, transaction
+from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
-from innkeeper.domain.naming import POOL, server_of
+from innkeeper.domain.naming import POOL, disk_of, disk_serial, server_of
 from innkeeper.domain.specs import (
     CloneRequest,
     DeleteSnapshotRequest,
@@ -48,12 +50,22 @@ from innkeeper.domain.specs import (
     VerifySnapshotRequest,
 )
 from innkeeper.domain.steps import STEPS
+from innkeeper.hypervisor import disks as adapter
 from innkeeper.hypervisor import guest, network, shape, storage
 from innkeeper.hypervisor.connection import connect, forget
 from innkeeper.images import shelf
 from innkeeper.lab.fleet import Lab
-from innkeeper.services import accept, identity, operations, reconcile, servers, snapshots, survey
-from innkeeper.services.views import OperationView
+from innkeeper.services import (
+    accept,
+    disks,
+    identity,
+    operations,
+    reconcile,
+    servers,
+    snapshots,
+    survey,
+)
+from innkeeper.services.views import DiskView, OperationView
 from innkeeper.settings import settings
 from tasks import reconciliation, step
 
@@ -68,6 +80,9 @@ pytestmark = [
 SILENCE = 0.4
 _BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
 """Verbs that some snapshots are in the way of."""
+_APART = {Verb.SHELVE, Verb.UNSHELVE, Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT}
+"""Verbs that data disks are in the way of, or that take snapshots with the memory here."""
+_ON_DISKS = {Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK}
 FAILING = {
     Verb.STOP: "stop",
     Verb.CREATE: "verify",
@@ -79,6 +94,9 @@ FAILING = {
     Verb.UNSHELVE: "adopt-disk",
     Verb.CLONE: "verify-identity",
     Verb.VERIFY_SNAPSHOT: "probe-away",
+    Verb.ATTACH_DISK: "adopt-attachment",
+    Verb.DETACH_DISK: "let-go",
+    Verb.GROW_DISK: "expand-data-disk",
 }
 POINTS = [point for verb in Verb for point in sabotage.points(verb)]
 UNDO_POINTS = [
@@ -117,6 +135,8 @@ class Stage:
             return self.create()
         if verb in _BARE and self.standing and snapshots.page(self.standing).items:
             self.standing = None  # they are in its way
+        if verb in _APART and self.standing and servers.get(self.standing).disks:
+            self.standing = None
         if self.standing is None:
             view = self.create()
             sabotage.hasten(Verb.CREATE, view.id)
@@ -129,7 +149,7 @@ class Stage:
             away = {Status.SUSPENDED: Verb.SUSPEND, Status.SHELVED: Verb.SHELVE}
             down = next((away[rest] for rest in allowed if rest in away), Verb.STOP)
             self.do(_UP.get(status, down))
-        body = body or self.prepare(verb)
+        body = body or (self.about_disk if verb in _ON_DISKS else self.prepare)(verb)
         if verb is Verb.DELETE:
             self.standing = None
         return self.request(verb, server_id, body)
@@ -173,7 +193,7 @@ class Stage:
         if verb is Verb.SNAPSHOT:
             return SnapshotRequest(memory=status is Status.ACTIVE)
         if verb is Verb.DELETE and status in TRANSITIONS[Verb.SNAPSHOT].allowed:
-            self.snapshot()
+            self.fill()
         if verb is Verb.RESIZE:  # with a power cycle, if it runs
             now = servers.get(self.standing)
             return ResizeRequest(  # there and back
@@ -193,6 +213,41 @@ class Stage:
             self.snapshot()
             return DeleteSnapshotRequest(snapshot=middle)
         return None
+
+    def fill(self) -> None:
+        """Give the standing server what its deletion has to remove, or to keep."""
+        assert self.standing is not None
+        if not servers.get(self.standing).disks:  # they are in the way of a memory
+            self.snapshot()
+        self.attach(delete_on_server_delete=True)
+        self.attach(delete_on_server_delete=False)
+
+    def about_disk(self, verb: Verb) -> BaseModel:
+        """Return a request to attach a disk, a kept one if there is one, to detach or to grow."""
+        assert self.standing is not None
+        there = servers.get(self.standing).disks
+        if verb is Verb.ATTACH_DISK:
+            if len(there) > 3:
+                self.do(Verb.DETACH_DISK, DetachDiskRequest(disk=there[0].name))
+            return self.disk()
+        one = there[0] if there else self.attach()
+        if verb is Verb.DETACH_DISK:
+            return DetachDiskRequest(disk=one.name, keep=len(there) > 1)
+        return GrowDiskRequest(disk=one.name, size_gib=one.size_gib + 1)
+
+    def disk(self) -> AttachDiskRequest:
+        """Return a request for a kept disk, if there is one, or for a new one."""
+        kept = [view for view in disks.page(limit=100).items if view.phase == "available"]
+        if kept:
+            return AttachDiskRequest(name=kept[0].name, iops=7)
+        return AttachDiskRequest(name=f"disk-{uuid4().hex[:8]}", size_gib=2, format="raw")
+
+    def attach(self, **fields: bool) -> DiskView:
+        """Give the standing server a new disk."""
+        assert self.standing is not None
+        body = AttachDiskRequest(name=f"disk-{uuid4().hex[:8]}", size_gib=1, **fields)
+        self.do(Verb.ATTACH_DISK, body)
+        return next(one for one in servers.get(self.standing).disks if one.name == body.name)
 
     def recover(self) -> None:
         """Do what reconcile and a new worker do, until nothing is left to do."""
@@ -288,6 +343,7 @@ def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: s
     assert (server.status, server.operation_id) == (status, None)
     assert survey.audit() == []
     conn = connect(stage.uri)
+    _disks_agree(conn, server.id)
     here = [d for d in guest.owned(conn) if d.server_id == server.id]
     files = [n for n in storage.volume_names(conn, POOL) if server_of(n) == server.id]
     with transaction() as session:
@@ -337,6 +393,20 @@ def _agreed(conn: libvirt.virConnect, server_id: UUID) -> None:
         disk = session.query(Disk).filter(Disk.server_id == server_id).one()
     assert disk.size_gib == server.disk_gib
     assert storage.capacity(conn, POOL, disk.volume) == server.disk_gib << 30
+
+
+def _disks_agree(conn: libvirt.virConnect, server_id: UUID) -> None:
+    """Assert that there are the data disks that the database knows, as large, where it says."""
+    with transaction() as session:
+        rows = session.query(DataDisk).all()
+    assert {row.phase for row in rows} <= {"attached", "available"}
+    assert all((row.server_id is None) == (row.phase == "available") for row in rows)
+    volumes = {n for n in storage.volume_names(conn, POOL) if disk_of(n)}
+    assert volumes == {row.volume for row in rows}
+    assert all(storage.capacity(conn, POOL, r.volume) == r.size_gib << 30 for r in rows)
+    if guest.power_state(conn, server_id) is not None:
+        own = {disk_serial(row.id) for row in rows if row.server_id == server_id}
+        assert adapter.serials(conn, server_id, defined=True) == own
 
 
 def _source_is_as_before(stage: Stage, operation: OperationView) -> None:

@@ -25,8 +25,9 @@ from sabotage import Point
 from sqlalchemy import select
 
 from innkeeper.contracts import REQUESTS
-from innkeeper.db.models import Server
+from innkeeper.db.models import DataDisk, Server
 from innkeeper.db.session import transaction
+from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb, allowed_verbs
 from innkeeper.domain.specs import (
     CloneRequest,
@@ -37,7 +38,15 @@ from innkeeper.domain.specs import (
     VerifySnapshotRequest,
 )
 from innkeeper.errors import Conflict
-from innkeeper.services import accept, operations, reservations, servers, snapshots, survey
+from innkeeper.services import (
+    accept,
+    disks,
+    operations,
+    reservations,
+    servers,
+    snapshots,
+    survey,
+)
 from innkeeper.services.views import OperationView
 from tests.flows import test_kill_matrix as matrix
 
@@ -83,6 +92,26 @@ def _body(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
     return REQUESTS[verb]()
 
 
+def _disk(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
+    """Return a request about one of the server's disks, for a new one or one that was kept."""
+    if verb is not Verb.ATTACH_DISK:
+        own = servers.get(server_id).disks
+        if not own:
+            return None
+        one = data.draw(st.sampled_from(own), label="disk")
+        if verb is Verb.GROW_DISK:
+            return GrowDiskRequest(disk=one.name, size_gib=one.size_gib + 1)
+        return DetachDiskRequest(disk=one.name, keep=data.draw(st.booleans(), label="kept"))
+    kept = [view.name for view in disks.page(limit=100).items if view.phase == "available"]
+    if kept and data.draw(st.booleans(), label="a kept one"):
+        return AttachDiskRequest(name=data.draw(st.sampled_from(kept), label="disk"))
+    return AttachDiskRequest(
+        name=f"disk-{uuid4().hex[:8]}",
+        size_gib=data.draw(st.integers(1, 3), label="size"),
+        delete_on_server_delete=data.draw(st.booleans(), label="goes with its server"),
+    )
+
+
 class Lives(RuleBasedStateMachine):
     """Some servers on one host, and a user who does whatever is allowed."""
 
@@ -107,12 +136,12 @@ class Lives(RuleBasedStateMachine):
         if len(self.living) >= MOST_SERVERS:
             verbs = [verb for verb in verbs if verb is not Verb.CLONE]
         verb = data.draw(st.sampled_from(verbs), label="verb")
-        body = _body(verb, server_id, data)
+        body = (_disk if verb in matrix._ON_DISKS else _body)(verb, server_id, data)
         if body is None:
             return
         try:
             operation = accept.request(verb, server_id, body, project_id=None, actor="tester")
-        except Conflict:  # snapshots or clones are in the way
+        except Conflict:  # snapshots, clones or disks are in the way
             assert servers.get(server_id).operation_id is None
             return
         if verb is Verb.CLONE:
@@ -171,6 +200,9 @@ class Lives(RuleBasedStateMachine):
         assert rows == standing
         assert held.servers == len(standing)
         assert all(row.placed == (row.status != Status.SHELVED) for row in standing)
+        with transaction() as session:
+            beside = sum(row.size_gib for row in session.scalars(select(DataDisk)))
+        assert held.disk_gib == sum(row.disk_gib for row in standing) + beside
         assert held.memory_mib == sum(row.memory_mib for row in standing if row.placed)
 
     def teardown(self) -> None:
@@ -179,6 +211,8 @@ class Lives(RuleBasedStateMachine):
             view = accept.request(Verb.DELETE, server_id, project_id=None, actor="tester")
             sabotage.carry(view.verb, view.id)
         self.living.clear()
+        for view in disks.page(limit=100).items:
+            disks.delete(view.id, project_id=None, actor="tester")
 
 
 def test_whatever_happens_database_and_hypervisor_agree(stage: Any) -> None:

@@ -6,11 +6,12 @@ from uuid import UUID, uuid4
 import pytest
 from conftest import Catalogue, Race
 from pydantic import BaseModel
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from innkeeper.contracts import REQUESTS
 from innkeeper.db.models import (
     Artifact,
+    DataDisk,
     Disk,
     Event,
     Image,
@@ -22,6 +23,7 @@ from innkeeper.db.models import (
     Snapshot,
 )
 from innkeeper.db.session import transaction
+from innkeeper.domain.diskspecs import AttachDiskRequest
 from innkeeper.domain.lifecycle import TRANSITIONS, Phase, Status, Verb
 from innkeeper.domain.specs import (
     ConfigureRequest,
@@ -36,13 +38,15 @@ from innkeeper.errors import Conflict, InvalidRequest, NotFound
 from innkeeper.services import accept, journal, operations, servers
 from innkeeper.services.views import OperationView
 
-# Clones are made and flattened in test_clones.py.
-VERBS = [verb for verb in Verb if verb not in {Verb.CREATE, Verb.CLONE, Verb.FLATTEN}]
+# Clones are made and flattened in test_clones.py, disks are grown and detached in test_disks.py.
+ELSEWHERE = {Verb.CREATE, Verb.CLONE, Verb.FLATTEN, Verb.DETACH_DISK, Verb.GROW_DISK}
+VERBS = [verb for verb in Verb if verb not in ELSEWHERE]
 BODIES: dict[Verb, BaseModel] = {
     Verb.REVERT: RevertRequest(snapshot="kept"),
     Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest(snapshot="kept"),
     Verb.VERIFY_SNAPSHOT: VerifySnapshotRequest(snapshot="kept"),
     Verb.RESIZE: ResizeRequest(plan="small", allow_power_cycle=True),
+    Verb.ATTACH_DISK: AttachDiskRequest(name="data", size_gib=1),
 }
 
 
@@ -84,6 +88,7 @@ def test_every_verb_from_every_status(catalogue: Catalogue) -> None:
             put(server_id, status=status, operation_id=None, memory_mib=192, disk_gib=1)
             with transaction() as session:
                 session.get_one(Snapshot, kept.id).phase = "ready"
+                session.execute(delete(DataDisk))
             if status in TRANSITIONS[verb].allowed:
                 operation = ask(verb, server_id, BODIES.get(verb))
                 accepted += 1
@@ -279,5 +284,5 @@ def test_every_verb_has_a_request_without_parameters_but_those_that_name_somethi
     for verb in set(VERBS) - set(BODIES):
         REQUESTS[verb]()
     for verb in BODIES:
-        with pytest.raises(InvalidRequest, match=f"{verb} needs (snapshot|a plan)"):
+        with pytest.raises(InvalidRequest, match=f"{verb} needs (snapshot|name|a plan)"):
             ask(verb, active(catalogue, f"web-{verb}"))

@@ -23,6 +23,7 @@ VERBS = list(Verb)
 
 SNAPSHOTS = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT}
 CLONES = {Verb.CLONE, Verb.FLATTEN}
+DISKS = {Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK}
 
 # Written out once more by hand: a change of the table has to be meant.
 ALLOWED = {
@@ -39,6 +40,7 @@ ALLOWED = {
         Verb.RESIZE,
         *SNAPSHOTS,
         *CLONES,
+        *DISKS,
     },
     Status.STOPPED: {
         Verb.START,
@@ -48,6 +50,7 @@ ALLOWED = {
         Verb.RESIZE,
         *SNAPSHOTS,
         *CLONES,
+        *DISKS,
     },
     Status.SUSPENDED: {Verb.RESUME, Verb.DELETE, Verb.VERIFY_SNAPSHOT},
     Status.SHELVED: {Verb.UNSHELVE, Verb.DELETE},

@@ -21,13 +21,26 @@ from innkeeper.domain.resizing import Room, Shape, resize
 from innkeeper.errors import InvalidRequest
 
 SHAPE = Shape(1, 192, 1, 4, 192)
-FACTS = ("request", "status", "shape", "host", "image", "disk", "snapshots", "outcome")
+FACTS = (
+    "request",
+    "status",
+    "shape",
+    "host",
+    "image",
+    "disk",
+    "snapshots",
+    "data disks",
+    "outcome",
+)
 NEEDED: dict[Verb, dict[str, Any]] = {
     Verb.CREATE: {"name": "web"},
     Verb.REVERT: {"snapshot": "one"},
     Verb.DELETE_SNAPSHOT: {"snapshot": "one"},
     Verb.VERIFY_SNAPSHOT: {"snapshot": "one"},
     Verb.CLONE: {"name": "twin"},
+    Verb.ATTACH_DISK: {"name": "data", "size_gib": 5},
+    Verb.DETACH_DISK: {"disk": "data"},
+    Verb.GROW_DISK: {"disk": "data", "size_gib": 5},
 }
 facts = st.fixed_dictionaries({name: st.text(max_size=20) for name in FACTS})
 

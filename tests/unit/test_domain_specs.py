@@ -264,6 +264,5 @@ def test_the_other_requests() -> None:
     assert set(REQUESTS) == set(Verb)
     for verb in Verb:
         assert REQUESTS[verb].model_config["extra"] == "forbid"
-        named = {Verb.DELETE_SNAPSHOT: "delete-snapshot", Verb.VERIFY_SNAPSHOT: "verify-snapshot"}
-        flow = named.get(verb, f"{verb}-server")
+        flow = str(verb) if "-" in verb else f"{verb}-server"
         assert deployment_name(verb) == f"{flow}/{flow}"

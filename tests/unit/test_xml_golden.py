@@ -54,6 +54,15 @@ CASES: dict[str, Element] = {
             disks=(
                 DiskSpec(_POOL / "root.qcow2", serial="root-7c3f6f0e"),
                 DiskSpec(_POOL / "data.raw", target="vdb", format="raw", readonly=True),
+                DiskSpec(
+                    _POOL / "data.qcow2",
+                    target="vdc",
+                    serial="3f2a9c5d7e8b4a1c9d0e",
+                    cache="none",
+                    discard=False,
+                    most_requests=500,
+                    most_bytes=50 << 20,
+                ),
             ),
             nics=(_NIC, NicSpec(network="storage", mac="52:54:00:aa:bb:cd")),
             seed_path=_POOL / "seed.iso",

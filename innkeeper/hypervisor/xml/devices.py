@@ -12,10 +12,13 @@ class Disk(Element, tag="disk"):
     device: str = attribute("device", default="disk")
     driver: str | None = attribute("name", of="driver", default="qemu")
     format: str = attribute("type", of="driver")
+    cache: str | None = attribute("cache", of="driver", default=None)
     discard: str | None = attribute("discard", of="driver", default=None)
     source: Path = attribute("file", of="source")
     target: str = attribute("dev", of="target")
     bus: str = attribute("bus", of="target", default="virtio")
+    most_bytes: int | None = text(of="iotune/total_bytes_sec", default=None)
+    most_requests: int | None = text(of="iotune/total_iops_sec", default=None)
     readonly: bool = present(of="readonly", default=False)
     serial: str | None = text(of="serial", default=None)
 

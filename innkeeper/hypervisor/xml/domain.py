@@ -38,13 +38,20 @@ _SEED_TARGET = "vdz"  # the last letter: further disks never meet it
 
 @dataclass(frozen=True)
 class DiskSpec:
-    """A disk of a server: file on the host, device name in the guest, format, identity."""
+    """A disk of a server: file on the host, device name in the guest, format, identity.
+
+    Requests and bytes a second are bounded over reads and writes together; None: without a bound.
+    """
 
     path: Path
     target: str = "vda"
-    format: Literal["qcow2", "raw"] = "qcow2"
+    format: str = "qcow2"
     readonly: bool = False
     serial: str | None = None
+    cache: str | None = None
+    discard: bool = True
+    most_requests: int | None = None
+    most_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -176,7 +183,7 @@ def _clock(virt_type: VirtType) -> Clock:
 def _devices(spec: DomainSpec) -> tuple[Element, ...]:
     log = spec.console_log_path
     return (
-        *(_disk(disk) for disk in spec.disks),
+        *(disk_element(disk) for disk in spec.disks),
         *_seed(spec.seed_path),
         *(Interface(mac=nic.mac, network=nic.network) for nic in spec.nics),
         Controller(type="usb", model="none"),  # nothing uses USB, and an idle one costs wake-ups
@@ -188,12 +195,16 @@ def _devices(spec: DomainSpec) -> tuple[Element, ...]:
     )
 
 
-def _disk(spec: DiskSpec) -> Disk:
+def disk_element(spec: DiskSpec) -> Disk:
+    """Return a disk as a domain has it, and as it is plugged into one that runs."""
     return Disk(
         format=spec.format,
-        discard=None if spec.readonly else "unmap",
+        cache=spec.cache,
+        discard="unmap" if spec.discard and not spec.readonly else None,
         source=spec.path,
         target=spec.target,
+        most_bytes=spec.most_bytes,
+        most_requests=spec.most_requests,
         readonly=spec.readonly,
         serial=spec.serial,
     )
