@@ -18,11 +18,18 @@ from innkeeper.domain.naming import (
     seed_of,
 )
 from innkeeper.domain.steps import ArtifactKind
-from innkeeper.domain.verification import Verdict
+from innkeeper.domain.verification import Outcome, Verdict
 from innkeeper.errors import InnkeeperError, OperationCancelled, TransientError
 from innkeeper.hypervisor import agent, guest, storage, throwaway
 from innkeeper.hypervisor.connection import connect
-from innkeeper.hypervisor.errors import DomainAbsent, GuestProcessFailed, HostOutOfMemory
+from innkeeper.hypervisor.errors import (
+    DomainAbsent,
+    FileMissing,
+    GuestProcessFailed,
+    HostOutOfMemory,
+    ImageUnusable,
+    VolumeAbsent,
+)
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, domain_xml
 from innkeeper.services import consoles, journal, snapshots
@@ -43,6 +50,8 @@ BOOTS = 2
 
 ROOM_BYTES = 256 << 20
 """What has to be free in the pool: a full one would stop the guests of other servers."""
+
+_UNREADABLE = (VolumeAbsent, FileMissing, ImageUnusable)
 
 LOOK = "cat /sys/fs/ext4/*/errors_count 2>/dev/null; true"
 """Says in the guest how many errors each of its ext4 file systems has counted."""
@@ -69,7 +78,8 @@ def create_probe_layer(b: Blueprint) -> str:
     """Create what the throw-away guest writes to, above the snapshot's frozen file."""
     if b.snapshot.volume is None:
         raise SourceGone(f"Snapshot '{b.snapshot.name}' has no file: it cannot be verified.")
-    _fresh_layer(b, b.snapshot.volume)
+    with suppress(*_UNREADABLE):  # the verdict on that is the next step's
+        _fresh_layer(b, b.snapshot.volume)
     return f"{probe_volume(b.server_id)} on {b.snapshot.volume}"
 
 
@@ -155,14 +165,19 @@ def _boot(b: Blueprint) -> Verdict:
 
 
 def _boot_once(b: Blueprint) -> Verdict:
-    _fresh_layer(b, b.snapshot.volume or "")
-    consoles.forget_probe(b.host.channel, b.server_id)
+    journal.heartbeat(b.claim)  # the guest may be another attempt's by now
     try:
+        _fresh_layer(b, b.snapshot.volume or "")
+        consoles.forget_probe(b.host.channel, b.server_id)
         throwaway.boot(connect(b.host.uri), domain_xml(_spec(b)))
     except HostOutOfMemory as error:
         return Verdict("not-verifiable", f"no guest could be started for it: {error}")
+    except _UNREADABLE as error:
+        return Verdict("failed", f"its file cannot be read: {error}")
     except GuestProcessFailed as error:
-        return Verdict("failed", f"QEMU does not start on it: {error}")
+        about_disk = any(word in str(error) for word in (probe_volume(b.server_id), "qcow2"))
+        outcome: Outcome = "failed" if about_disk else "not-verifiable"
+        return Verdict(outcome, f"QEMU does not start on it: {error}")
     if b.host.simulated:
         return Verdict("not-verifiable", "its host is simulated, nothing boots there")
     return _watch(b)

@@ -17,12 +17,13 @@ from innkeeper.domain import verification as judge
 from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.naming import POOL, probe_id, probe_name, probe_volume
 from innkeeper.domain.specs import StopRequest, VerifySnapshotRequest
-from innkeeper.errors import Conflict
+from innkeeper.errors import ClaimLost, Conflict
 from innkeeper.hypervisor import guest, storage, throwaway
 from innkeeper.hypervisor.xml.domain import DomainSpec, domain_xml
 from innkeeper.services import (
     accept,
     events,
+    journal,
     operations,
     policies,
     reconcile,
@@ -98,6 +99,7 @@ def test_what_a_guest_shows(
     monkeypatch.setattr(steps.consoles, "forget_probe", lambda *_: None)
     monkeypatch.setattr(steps.throwaway, "boot", boot)
     monkeypatch.setattr(steps.journal, "cancelled", lambda _c: False)
+    monkeypatch.setattr(steps.journal, "heartbeat", lambda _c: None)
     for name in ("_fresh_layer", "_spec", "domain_xml", "connect"):
         monkeypatch.setattr(steps, name, lambda *_: None)
     clock = SimpleNamespace(monotonic=count().__next__, sleep=lambda _s: None)
@@ -129,6 +131,39 @@ def test_it_is_kept_with_the_snapshot_and_leaves_nothing(catalogue: Catalogue) -
     assert statistics.snapshot().snapshots == {"not-verifiable": 1}
     told = events.page(kind="snapshot.not-verified").items[0]
     assert told.reason.startswith("snapshot one: its host is simulated")
+
+
+@sqlite
+def test_one_whose_file_is_gone_is_no_good(catalogue: Catalogue) -> None:
+    life = Life(catalogue)
+    life.take("one")
+    storage.delete_volume(life.conn, POOL, life.volume("one"))
+    body = VerifySnapshotRequest(snapshot="one")
+    view = accept.request(
+        Verb.VERIFY_SNAPSHOT, life.server_id, body, project_id=None, actor="tester"
+    )
+    assert life.carry(view).phase is Phase.SUCCEEDED
+    seen = snapshots.get(life.server_id, "one")
+    assert (seen.verification, "cannot be read" in seen.verification_detail) == ("failed", True)
+    assert probe_volume(life.server_id) not in life.files()
+
+
+@sqlite
+def test_a_run_that_was_taken_over_boots_nothing(catalogue: Catalogue) -> None:
+    life = Life(catalogue)
+    life.take("one")
+    body = VerifySnapshotRequest(snapshot="one")
+    view = accept.request(
+        Verb.VERIFY_SNAPSHOT, life.server_id, body, project_id=None, actor="tester"
+    )
+    held = journal.claim(view.id)
+    b = journal.begin(held, "probe-layer")
+    assert reconcile.requeue(view.id, held.attempt, "it fell silent")
+    with pytest.raises(ClaimLost):
+        steps._boot(b)
+    assert guest.power_state(life.conn, probe_id(life.server_id)) is None
+    life.carry(operations.get(view.id))
+    assert survey.audit() == []
 
 
 @sqlite
