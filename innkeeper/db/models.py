@@ -142,6 +142,8 @@ class Server(Base):
     status: Mapped[str] = mapped_column(String(16), default="requested", index=True)
     operation_id: Mapped[UUID | None] = mapped_column(default=None)
     host_id: Mapped[UUID | None] = mapped_column(ForeignKey("hosts.id"), default=None)
+    # While it moves: the host that it goes to; after the switch, the one that it came from.
+    other_host_id: Mapped[UUID | None] = mapped_column(ForeignKey("hosts.id"), default=None)
     image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"), default=None)
     plan_id: Mapped[UUID] = mapped_column(ForeignKey("plans.id"), default=None)
     vcpus: Mapped[int] = mapped_column(default=1)

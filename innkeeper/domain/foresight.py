@@ -10,6 +10,7 @@ from innkeeper.domain.planning import Change, Effect, Plan
 from innkeeper.domain.resizing import Resize, Shape
 from innkeeper.domain.specs import (
     CloneRequest,
+    MigrateRequest,
     RebootRequest,
     RebuildRequest,
     ResizeRequest,
@@ -34,7 +35,10 @@ class Kept:
 
 @dataclass(frozen=True)
 class World:
-    """A server as a plan is computed from it; the subject is the snapshot that a verb names."""
+    """A server as a plan is computed from it; the subject is the snapshot that a verb names.
+
+    `host` is where it will be, `home` where it was before; `live` is how a migration moves it.
+    """
 
     name: str
     status: Status
@@ -44,6 +48,8 @@ class World:
     snapshots: tuple[Kept, ...] = ()
     subject: Kept | None = None
     resize: Resize | None = None
+    home: str = ""
+    live: bool = False
 
     @property
     def runs(self) -> bool:
@@ -175,6 +181,28 @@ def _shelve(world: World, _body: BaseModel) -> Plan:
 def _unshelve(world: World, _body: BaseModel) -> Plan:
     return Plan(
         (*_status(world, Status.ACTIVE), Change(Effect.LIVE, "host", None, world.host)), NONE
+    )
+
+
+@_rule(Verb.MIGRATE)
+def _migrate(world: World, body: BaseModel) -> Plan:
+    asked = body if isinstance(body, MigrateRequest) else MigrateRequest()
+    cycles = world.runs and not world.live
+    effect = Effect.POWER_CYCLE if cycles else Effect.LIVE
+    moved = f"Its forward leads through {world.host} from then on, under the same port."
+    warnings = [moved]
+    if cycles and not asked.allow_power_cycle:
+        warnings.append(
+            "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or it is "
+            "asked for in the server's maintenance window."
+        )
+    still = "the guest stands still for a moment, when the new host takes over"
+    return Plan(
+        (Change(effect, "host", world.home, world.host),),
+        "the guest is shut down, its disk is copied, and it is started on the new host"
+        if cycles
+        else (still if world.runs else NONE),
+        tuple(warnings),
     )
 
 

@@ -64,7 +64,12 @@ class PlanOutdated(Conflict):
 
 
 _ALWAYS = ("request", "status", "shape", "host")
-_LAYERED = frozenset({Verb.REBUILD, Verb.DELETE, Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.RESIZE})
+_LAYERED = frozenset(
+    {
+        *(Verb.REBUILD, Verb.DELETE, Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.RESIZE),
+        Verb.MIGRATE,
+    }
+)
 
 
 def deciding(verb: Verb) -> tuple[str, ...]:

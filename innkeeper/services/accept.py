@@ -43,6 +43,7 @@ from innkeeper.services import (
     cloning,
     events,
     layering,
+    migrating,
     planning,
     reservations,
     resizing,
@@ -259,7 +260,7 @@ def request(
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
     with transaction() as session:
-        if verb in {Verb.SNAPSHOT, Verb.RESIZE, Verb.UNSHELVE}:
+        if verb in {Verb.SNAPSHOT, Verb.RESIZE, Verb.UNSHELVE, Verb.MIGRATE}:
             layering.lock_quota(session, server_id)
         server = session.get(Server, server_id, with_for_update=True)
         if server is None or (project_id is not None and server.project_id != project_id):
@@ -281,6 +282,7 @@ def request(
         plain |= layering.prepare(session, server, body, verb)
         plain |= resizing.prepare(session, server, body, dry_run=foresight.dry_run)
         plain |= shelving.prepare(session, server, body)
+        plain |= migrating.prepare(session, server, body, dry_run=foresight.dry_run)
         roles = plain.pop("roles", None)
         operation = Operation(
             id=uuid4(),

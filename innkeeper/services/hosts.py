@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -17,7 +17,7 @@ from innkeeper.domain.lifecycle import Status
 from innkeeper.errors import Conflict, NotFound
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
-from innkeeper.services import events, probe, whereabouts
+from innkeeper.services import events, probe, reservations, whereabouts
 from innkeeper.services.views import HostView
 from innkeeper.settings import settings
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate
@@ -190,7 +190,8 @@ def _clean(host: Host, networks: Sequence[Network]) -> None:
 def _require_empty(session: Session, host: Host) -> None:
     living = session.scalar(
         select(func.count(Server.id)).where(
-            Server.host_id == host.id, (Server.status != Status.DELETED) | Server.reserved
+            or_(Server.host_id == host.id, Server.other_host_id == host.id),
+            (Server.status != Status.DELETED) | Server.reserved,
         )
     )
     if living:
@@ -211,18 +212,10 @@ def _found(session: Session, host_id: UUID, *, lock: bool = False) -> Host:
 
 
 def _held(session: Session) -> dict[UUID, _Use]:
-    rows = session.execute(
-        select(
-            Server.host_id,
-            func.sum(Server.vcpus),
-            func.sum(Server.memory_mib),
-            func.sum(Server.disk_gib),
-            func.count(Server.id),
-        )
-        .where(Server.reserved, Server.placed, Server.host_id.is_not(None))
-        .group_by(Server.host_id)
-    )
-    return {row[0]: _Use(*(int(value) for value in row[1:])) for row in rows}
+    return {
+        host_id: _Use(held.vcpus, held.memory_mib, held.disk_gib, servers)
+        for host_id, (held, servers) in reservations.held_by_host(session).items()
+    }
 
 
 def _view(host: Host, use: _Use) -> HostView:

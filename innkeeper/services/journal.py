@@ -17,6 +17,7 @@ from innkeeper.db.models import (
     Address,
     Artifact,
     Disk,
+    Host,
     Nic,
     Operation,
     OperationStep,
@@ -38,7 +39,15 @@ from innkeeper.domain.lifecycle import (
 )
 from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
-from innkeeper.services import blueprint, events, layering, lineage, policies, resizing
+from innkeeper.services import (
+    blueprint,
+    events,
+    layering,
+    lineage,
+    policies,
+    reservations,
+    resizing,
+)
 from innkeeper.services.blueprint import Blueprint
 
 Made = Callable[[Blueprint], Sequence[tuple[ArtifactKind, str]]]
@@ -151,7 +160,10 @@ def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = Fal
         row.state, row.detail, row.ended_at = ("undoing" if undo else "begun"), None, None
         session.flush()
         subject = lineage.subject_of(operation, step)
-        plan = blueprint.load(session, held.operation_id, row, done=was_done, subject=subject)
+        side = blueprint.side_of(operation, step)
+        plan = blueprint.load(
+            session, held.operation_id, row, done=was_done, subject=subject, side=side
+        )
         for kind, name in makes(plan) if makes and not undo else ():
             _intend(session, plan, kind, name)
         return plan
@@ -169,6 +181,31 @@ def commit(held: Claim) -> None:
     with transaction() as session:
         operation = hold(session, held)
         operation.request = operation.request | {COMMITTED: True}
+
+
+def switch_host(held: Claim) -> None:
+    """Make the host that a server moves to its own, and pass the point of no return, in one."""
+    with transaction() as session:
+        operation = hold(session, held)
+        if operation.request.get(COMMITTED):
+            return
+        server = session.get_one(Server, held.server_id)
+        names = [
+            session.get_one(Host, host_id).name
+            for host_id in (server.host_id, server.other_host_id)
+        ]
+        reservations.change_sides(session, server)
+        operation.request = operation.request | {COMMITTED: True}
+        events.record(
+            session,
+            "server.moved",
+            actor=operation.actor,
+            project_id=server.project_id,
+            server_id=server.id,
+            operation_id=operation.id,
+            before={"host": names[0]},
+            after={"host": names[1]},
+        )
 
 
 def _intend(session: Session, plan: Blueprint, kind: ArtifactKind, name: str) -> None:
@@ -205,16 +242,17 @@ def end(
         row.state = "undone" if undo else "done"
         row.ended_at, row.detail, row.progress = now(), _text(detail or "") or None, None
         server = session.get_one(Server, operation.server_id)
+        host_id = blueprint.side_of(operation, step) or server.host_id
         for kind, name in made:
             session.execute(
-                update(Artifact).where(*_same(server, kind, name)).values(state="present")
+                update(Artifact).where(*_same(host_id, kind, name)).values(state="present")
             )
         for kind, name in removed:
-            session.execute(delete(Artifact).where(*_same(server, kind, name)))
+            session.execute(delete(Artifact).where(*_same(host_id, kind, name)))
 
 
-def _same(server: Server, kind: ArtifactKind, name: str) -> tuple[Any, ...]:
-    return (Artifact.host_id == server.host_id, Artifact.kind == kind, Artifact.name == name)
+def _same(host_id: UUID | None, kind: ArtifactKind, name: str) -> tuple[Any, ...]:
+    return (Artifact.host_id == host_id, Artifact.kind == kind, Artifact.name == name)
 
 
 def fail(held: Claim, step: str, error: str) -> None:
@@ -357,6 +395,7 @@ def _end(session: Session, operation: Operation, server: Server, phase: Phase) -
     operation.phase, operation.ended_at = phase, now()
     operation.secret_request = None
     server.operation_id, server.updated_at = None, now()
+    reservations.settle(session, server)
     if server.status == Status.SHELVED:  # its address and port stay its own, closed
         server.placed = False
         of_server = update(PortForward).where(PortForward.server_id == server.id)

@@ -116,6 +116,7 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
         session.get_one(Image, server.image_id).name,
         kept,
         next((one for one in kept if subject and one.id == str(subject.id)), None),
+        home=host.name if host else "",
     )
 
 
@@ -128,8 +129,14 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
     """
     if seen is None:
         return
-    host = session.get(Host, server.host_id)  # accepting may have placed it anew
-    world = replace(seen.world, resize=resizing.way(operation), host=host.name if host else "")
+    # Accepting may have placed it anew.
+    host = session.get(Host, server.other_host_id or server.host_id)
+    world = replace(
+        seen.world,
+        resize=resizing.way(operation),
+        host=host.name if host else "",
+        live=bool(operation.request.get("live")),
+    )
     verb = seen.verb
     plan = foresee(verb, world, seen.body)
     facts = seen.facts | {planning.OUTCOME: plan.outcome}
@@ -172,7 +179,8 @@ def _host(
 ) -> HostRoom | None:
     leaves = server.placed and verb in {Verb.DELETE, Verb.SHELVE}
     disk_gib = server.disk_gib if leaves else 0
-    found = [h for h in reservations.capacities(session, lock=False) if h.host_id == server.host_id]
+    subject = server.other_host_id or server.host_id
+    found = [h for h in reservations.capacities(session, lock=False) if h.host_id == subject]
     for host in found:
         free = host.free
         return HostRoom(

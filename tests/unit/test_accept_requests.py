@@ -26,6 +26,7 @@ from innkeeper.domain.lifecycle import TRANSITIONS, Phase, Status, Verb
 from innkeeper.domain.specs import (
     ConfigureRequest,
     DeleteSnapshotRequest,
+    MigrateRequest,
     RebootRequest,
     RebuildRequest,
     ResizeRequest,
@@ -41,6 +42,7 @@ BODIES: dict[Verb, BaseModel] = {
     Verb.REVERT: RevertRequest(snapshot="kept"),
     Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest(snapshot="kept"),
     Verb.RESIZE: ResizeRequest(plan="small", allow_power_cycle=True),
+    Verb.MIGRATE: MigrateRequest(allow_power_cycle=True),
 }
 
 

@@ -29,6 +29,7 @@ ROUTES_OF_A_SERVER = [
     ("POST", "/servers/{server}/actions/resize"),
     ("POST", "/servers/{server}/actions/shelve"),
     ("POST", "/servers/{server}/actions/unshelve"),
+    ("POST", "/servers/{server}/actions/migrate"),
     ("POST", "/servers/{server}/actions/flatten"),
     ("GET", "/servers/{server}/clones"),
     ("POST", "/servers/{server}/clones"),
