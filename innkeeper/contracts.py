@@ -50,6 +50,7 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
 
 RECONCILE = "reconcile/reconcile"
 IMPORT_IMAGE = "import-image/import-image"
+DRAIN_HOST = "drain-host/drain-host"
 
 
 def flow_name(verb: Verb) -> str:

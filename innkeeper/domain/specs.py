@@ -239,6 +239,18 @@ class MigrateRequest(BaseModel):
     )
 
 
+class DrainRequest(BaseModel):
+    """How to evacuate a host."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    parallel: int = Field(default=2, ge=1, le=16, description="How many servers move at once")
+    allow_power_cycle: bool = Field(
+        default=False,
+        description="Guests that cannot move while they run may be shut down and started again",
+    )
+
+
 class ConfigureRequest(BaseModel):
     """Roles to apply to a running server."""
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from innkeeper import substrate
-from innkeeper.db.models import Artifact, Host, Network, PortForward, Server
+from innkeeper.db.models import Artifact, Drain, Host, Network, PortForward, Server, now
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.errors import Conflict, NotFound
@@ -126,6 +126,12 @@ def update(host_id: UUID, changes: dict[str, Any], *, actor: str = "system") -> 
         changed = {name: value for name, value in changes.items() if value != before[name]}
         for name, value in changed.items():
             setattr(host, name, value)
+        if host.enabled and "enabled" in changes:
+            session.execute(  # what drains it ends; migrations that have begun go on
+                sql_update(Drain)
+                .where(Drain.host_id == host.id, Drain.phase == "running")
+                .values(phase="stopped", ended_at=now())
+            )
         if changed:
             events.record(
                 session,
@@ -165,6 +171,7 @@ def remove(host_id: UUID, *, actor: str = "system") -> None:
             before=_view(host, _Use()).model_dump(mode="json", include=_TOLD),
         )
         session.execute(sql_update(Server).where(Server.host_id == host_id).values(host_id=None))
+        session.execute(delete(Drain).where(Drain.host_id == host_id))
         session.execute(delete(Artifact).where(Artifact.host_id == host_id))
         session.execute(delete(PortForward).where(PortForward.host_id == host_id))
         session.execute(delete(Network).where(Network.host_id == host_id))

@@ -33,7 +33,7 @@ from innkeeper.domain.specs import (
     RevertRequest,
 )
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
-from innkeeper.services import accept, journal, operations, servers
+from innkeeper.services import accept, journal, operations, reservations, servers
 from innkeeper.services.views import OperationView
 
 # Clones are made and flattened in test_clones.py.
@@ -71,6 +71,7 @@ def put(server_id: UUID, **fields: Any) -> None:
         server = session.get_one(Server, server_id)
         for name, value in fields.items():
             setattr(server, name, value)
+        reservations.settle(session, server)
 
 
 def test_every_verb_from_every_status(catalogue: Catalogue) -> None:
@@ -276,8 +277,9 @@ def test_a_server_row_stands_for_one_disk_and_one_nic(catalogue: Catalogue) -> N
 def test_every_verb_has_a_request_without_parameters_but_those_that_name_something(
     catalogue: Catalogue,
 ) -> None:
-    for verb in set(VERBS) - set(BODIES):
+    naming = set(BODIES) - {Verb.MIGRATE}
+    for verb in set(VERBS) - naming:
         REQUESTS[verb]()
-    for verb in BODIES:
+    for verb in naming:
         with pytest.raises(InvalidRequest, match=f"{verb} needs (snapshot|a plan)"):
             ask(verb, active(catalogue, f"web-{verb}"))

@@ -51,6 +51,8 @@ ROUTES_OF_OPERATORS = [
     ("GET", "/hosts/{id}"),
     ("PATCH", "/hosts/{id}"),
     ("DELETE", "/hosts/{id}"),
+    ("POST", "/hosts/{id}/drain"),
+    ("GET", "/hosts/{id}/drain"),
     ("POST", "/images"),
     ("DELETE", "/images/{id}"),
     ("POST", "/plans"),
