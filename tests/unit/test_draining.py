@@ -205,14 +205,16 @@ def test_reconcile_goes_on_with_a_drain_that_fell_silent(
 
 def test_over_http(api: Api) -> None:
     name, host_id = next((h.name, h.id) for h in hosts.all())
-    plan = api("POST", f"/hosts/{host_id}/drain?dry_run=true")
+    plan = api("POST", f"/hosts/{host_id}/drain?dry_run=true", "operator")
     assert (plan.status_code, plan.json()["phase"]) == (200, "planned")
-    assert api("GET", f"/hosts/{host_id}/drain").status_code == 404
-    begun = api("POST", f"/hosts/{host_id}/drain", json={"parallel": 1})
+    assert api("GET", f"/hosts/{host_id}/drain", "operator").status_code == 404
+    begun = api("POST", f"/hosts/{host_id}/drain", "operator", json={"parallel": 1})
     assert (begun.status_code, begun.json()["host"]) == (202, name)
     assert hosts.get(host_id).enabled is False
-    assert api("GET", f"/hosts/{host_id}/drain").json()["id"] == begun.json()["id"]
-    assert api("POST", f"/hosts/{host_id}/drain", json={"parallel": 99}).status_code == 422
+    assert api("GET", f"/hosts/{host_id}/drain", "operator").json()["id"] == begun.json()["id"]
+    assert (
+        api("POST", f"/hosts/{host_id}/drain", "operator", json={"parallel": 99}).status_code == 422
+    )
 
 
 def test_what_is_not_there(catalogue: Catalogue) -> None:
