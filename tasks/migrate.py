@@ -14,7 +14,7 @@ from prefect.concurrency.sync import concurrency
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import POOL, seed_of, short
 from innkeeper.domain.steps import ArtifactKind
-from innkeeper.errors import InnkeeperError, PermanentError
+from innkeeper.errors import ClaimLost, InnkeeperError, PermanentError
 from innkeeper.host import checksum
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import guest, haul, migration, storage
@@ -24,7 +24,7 @@ from innkeeper.hypervisor.migration import Side, Way
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.hypervisor.xml.domain import domain_xml
 from innkeeper.images.failure import ShelfFileDamaged
-from innkeeper.services import journal
+from innkeeper.services import journal, migrating
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
 from tasks.clone import LEASE_SECONDS
@@ -199,7 +199,7 @@ def switch_over(b: Blueprint) -> str:
         said = "off"
     else:
         said = _move(b) if _live(b) else _start_there(b)
-    journal.switch_host(b.claim)
+    migrating.switch_host(b.claim)
     return f"on {b.there.host.name}: {said}"
 
 
@@ -251,12 +251,11 @@ def _move(b: Blueprint) -> str:
                 way=_way(b),
                 tell=told.tell,
             )
+    except ClaimLost:
+        raise
     except InnkeeperError:
         if not _arrived(b, told):
             raise
-    if not migration.look(new, b.server_id).runs:
-        _arrived(b, told)
-        raise GuestGone(f"{b.name} left {b.host.name}, but does not run on {there.host.name}.")
     took = migration.downtime(new, b.server_id)
     journal.note(b.claim, SWITCH, **took)
     return f"live, it stood still for {took.get('downtime', 0)} ms"
@@ -273,8 +272,8 @@ def _way(b: Blueprint) -> Way:
 def _arrived(b: Blueprint, told: Told) -> bool:
     """Tell whether the guest runs on the new host; if not, see that it runs on the old one.
 
-    Exactly one of them may run it. The old one's copy is stopped as long as it is not certain that
-    the new one does not: a guest that has left stands still there until libvirt removes it.
+    Exactly one of them may run it. When libvirt does not say that it has left, and the new host
+    does not run it, what arrived there is no guest yet: it is destroyed first.
 
     Raises:
         HostUnreachable: it cannot be said now.
@@ -284,7 +283,7 @@ def _arrived(b: Blueprint, told: Told) -> bool:
     migration.await_end(old, b.server_id, told.tell)
     here = migration.look(old, b.server_id)
     there = migration.look(new, b.server_id)
-    if there.runs and not here.runs:
+    if here.left or (there.runs and not here.runs):
         return True
     if there.state not in {None, PowerState.OFF}:
         guest.destroy(new, b.server_id)  # what arrived of it, and was never let run
@@ -315,8 +314,8 @@ def take_back(b: Blueprint) -> str:
         if migration.look(old, b.server_id).runs:
             return "it runs where it was"
     new = connect(b.there.host.uri)
-    if migration.look(new, b.server_id).runs:
-        journal.switch_host(b.claim)
+    if migration.look(old, b.server_id).left or migration.look(new, b.server_id).runs:
+        migrating.switch_host(b.claim)
         return f"it runs on {b.there.host.name} already: it stays there"
     if _live(b):
         guest.destroy(new, b.server_id)

@@ -127,7 +127,8 @@ def drain(
     body: Json = {"parallel": parallel, "allow_power_cycle": allow_power_cycle}
     with connect() as client:
         path = f"/hosts/{lookup.named(client, 'host', name)['id']}/drain"
-        found = client.post(path, body, **({"dry_run": True} if dry_run else {}))
+        query: Json = {"dry_run": True} if dry_run else {}
+        found = client.post(path, body, **query)
         while wait and found["phase"] == "running":
             time.sleep(POLL_SECONDS)
             found = client.get(path)

@@ -43,15 +43,16 @@ class MigrationUnfinished(TransientError):
 
 @dataclass(frozen=True)
 class Side:
-    """What a guest does on one of two hosts; None: no domain there."""
+    """What a guest does on one of two hosts; None: no domain there.
+
+    `runs` also counts a guest that its host had to pause (a full pool): it was let run there.
+    `left` is libvirt's word that it went off here because it goes on elsewhere.
+    """
 
     state: PowerState | None
+    runs: bool = False
+    left: bool = False
     sending: bool = False
-
-    @property
-    def runs(self) -> bool:
-        """Tell whether the guest's processors turn there."""
-        return self.state is PowerState.RUNNING
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,20 @@ def look(conn: libvirt.virConnect, server_id: UUID) -> Side:
     try:
         with translated():
             domain = conn.lookupByUUIDString(str(server_id))
-            state = from_state(domain.state()[0])
+            state, reason = domain.state()
             job = libvirt.VIR_DOMAIN_JOB_NONE
             if domain.isActive() and conn.getType() != "TEST":  # there nobody is ever sent
                 job = int(domain.jobInfo()[0])
     except (DomainAbsent, StateChanged):
         return Side(None)
-    return Side(state, job != libvirt.VIR_DOMAIN_JOB_NONE)
+    power = from_state(state)
+    return Side(
+        power,
+        runs=power is PowerState.RUNNING
+        or (power is PowerState.PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR),
+        left=power is PowerState.OFF and reason == libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED,
+        sending=job != libvirt.VIR_DOMAIN_JOB_NONE,
+    )
 
 
 def migrate(
@@ -135,7 +143,8 @@ def migrate(
     try:
         while worker.is_alive():
             worker.join(_POLL_SECONDS)
-            tell(*_progress(domain))
+            if worker.is_alive():
+                tell(*_progress(domain))
     except BaseException:
         with suppress(libvirt.libvirtError):
             domain.abortJob()

@@ -17,7 +17,6 @@ from innkeeper.db.models import (
     Address,
     Artifact,
     Disk,
-    Host,
     Nic,
     Operation,
     OperationStep,
@@ -181,31 +180,6 @@ def commit(held: Claim) -> None:
     with transaction() as session:
         operation = hold(session, held)
         operation.request = operation.request | {COMMITTED: True}
-
-
-def switch_host(held: Claim) -> None:
-    """Make the host that a server moves to its own, and pass the point of no return, in one."""
-    with transaction() as session:
-        operation = hold(session, held)
-        if operation.request.get(COMMITTED):
-            return
-        server = session.get_one(Server, held.server_id)
-        names = [
-            session.get_one(Host, host_id).name
-            for host_id in (server.host_id, server.other_host_id)
-        ]
-        reservations.change_sides(session, server)
-        operation.request = operation.request | {COMMITTED: True}
-        events.record(
-            session,
-            "server.moved",
-            actor=operation.actor,
-            project_id=server.project_id,
-            server_id=server.id,
-            operation_id=operation.id,
-            before={"host": names[0]},
-            after={"host": names[1]},
-        )
 
 
 def _intend(session: Session, plan: Blueprint, kind: ArtifactKind, name: str) -> None:

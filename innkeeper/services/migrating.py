@@ -7,12 +7,14 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Disk, Host, Server
+from innkeeper.contracts import Claim
+from innkeeper.db.models import Disk, Host, Nic, Server
+from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.placement import Capacity, Demand, Verdict, place, require_chosen
 from innkeeper.domain.specs import MigrateRequest
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
-from innkeeper.services import reservations, resizing, shelving
+from innkeeper.services import events, journal, reservations, resizing, shelving
 from innkeeper.services.resizing import PowerCycleNeeded
 
 HERE = "the server is there already"
@@ -31,7 +33,7 @@ def prepare(
     """
     if not isinstance(body, MigrateRequest):
         return {}
-    _refuse_further_disks(session, server)
+    _refuse_further_devices(session, server)
     runs = server.status == Status.ACTIVE
     if body.mode == "live" and not runs:
         raise InvalidRequest(
@@ -62,12 +64,47 @@ def prepare(
     }
 
 
-def _refuse_further_disks(session: Session, server: Server) -> None:
+def switch_host(held: Claim) -> None:
+    """Make the host that a server moves to its own, and pass the point of no return, in one.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        operation = journal.hold(session, held)
+        if operation.request.get(journal.COMMITTED):
+            return
+        server = session.get_one(Server, held.server_id)
+        names = [
+            session.get_one(Host, host_id).name
+            for host_id in (server.host_id, server.other_host_id)
+        ]
+        reservations.change_sides(session, server)
+        operation.request = operation.request | {journal.COMMITTED: True}
+        events.record(
+            session,
+            "server.moved",
+            actor=operation.actor,
+            project_id=server.project_id,
+            server_id=server.id,
+            operation_id=operation.id,
+            before={"host": names[0]},
+            after={"host": names[1]},
+        )
+
+
+def _refuse_further_devices(session: Session, server: Server) -> None:
     rows = session.scalars(select(Disk).where(Disk.server_id == server.id)).all()
     if any(row.base_snapshot_id for row in rows):
         raise Conflict(
             f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
             f"first (`innkeeper server flatten {server.name}`)."
+        )
+    cards = session.scalars(select(Nic.id).where(Nic.server_id == server.id)).all()
+    if len(cards) > 1:
+        raise Conflict(
+            f"'{server.name}' has {len(cards)} network cards, and only one can be moved: detach "
+            "the others first."
         )
     if len(rows) > 1:
         disks = ", ".join(sorted(row.volume for row in rows))

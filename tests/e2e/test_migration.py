@@ -1,20 +1,24 @@
 """To the other host and back, live and cold, proven from inside; one life, in its order."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from e2e.estate import Estate, eventually
+from e2e.estate import Estate, eventually, unique
+from e2e.test_faults import FULL, resize, small_pool
 from e2e.test_shelving import Life as Shelved
 from e2e.test_snapshots import CHECK, WRITER
 from innkeeper.cli.client import Json
 from innkeeper.hypervisor import migration
 from innkeeper.hypervisor.connection import connect, forget
 from innkeeper.lab import daemons
+from innkeeper.lab.layout import HostLayout
 
 OWN = ("id", "name", "address", "mac", "ssh_port", "host_key", "project_id")
+__all__ = ["small_pool"]
 COUNT = "/root/count"
 LOOP = f"n=0; while :; do echo $((n+=1)) $$ > {COUNT}.new; mv {COUNT}.new {COUNT}; sleep 0.2; done"
 NOISE_MIB = 24
@@ -206,3 +210,52 @@ def test_killed_cold_migrations_are_resumed(life: Life, step: str, moment: str) 
     life.done("resumed", operation)
     life.stands(target, before)
     assert life.sh("cat /root/kept") == "kept"
+
+
+def test_a_pool_that_is_full_leaves_the_guest_where_it_was(
+    life: Life, small_pool: HostLayout
+) -> None:
+    boot, before, home = life.estate.boot_id(life.server), life.server, life.server["host"]
+    body = {"mode": "live", "host": FULL}
+    ended = life.estate.wait(life.estate.act(life.server, "migrate", **body))
+    assert ended["phase"] == "failed"
+    assert "no space left" in ended["error"].lower()
+    resize(small_pool, "400m")
+    life.slowly(home, 4)
+    operation = life.estate.act(life.server, "migrate", **body)
+    eventually(lambda: life.sending(home), pause=0.02, seconds=60, what="libvirt sends it")
+    filler = small_pool.pool / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(1 << 20))
+    ended = life.estate.wait(operation)
+    filler.unlink()
+    print(f"in the middle: {ended['error']}")  # noqa: T201 - for the report
+    assert ended["phase"] == "failed"
+    assert life.estate.boot_id(life.server) == boot
+    life.server = life.estate.server(before)
+    assert (life.server["host"], life.server["status"]) == (home, "active")
+    assert life.estate.audit() == []
+
+
+def test_a_drained_host_is_empty_and_its_guests_run_on(life: Life) -> None:
+    home = life.server["host"]
+    beside = life.estate.done(life.estate.create(unique("beside")))
+    if beside["host"] != home:
+        beside = life.estate.done(life.estate.act(beside, "migrate", host=home))
+    boots = {s["id"]: life.estate.boot_id(s) for s in (life.server, beside)}
+    plan = life.estate.cli("host", "drain", home, "--dry-run")
+    assert plan.stdout.count(life.other) == len(boots)
+    assert {h["name"]: h["enabled"] for h in life.estate.client.items("/hosts")}[home]
+    done = life.estate.cli("host", "drain", home, "--wait", timeout=400)
+    assert "drain done" in done.stdout
+    assert done.stdout.count("moved") == len(boots)
+    hosts = {h["name"]: h for h in life.estate.client.items("/hosts")}
+    assert (hosts[home]["servers"], hosts[home]["enabled"]) == (0, False)
+    for server_id, boot in boots.items():
+        moved = life.estate.server(server_id)
+        assert moved["host"] != home
+        assert life.estate.boot_id(moved) == boot
+    assert life.estate.audit() == []
+    life.estate.cli("host", "enable", home)
+    life.server = life.estate.server(life.server)

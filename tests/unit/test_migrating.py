@@ -24,6 +24,7 @@ from innkeeper.services import (
     edges,
     hosts,
     journal,
+    migrating,
     operations,
     planning,
     reconcile,
@@ -151,7 +152,7 @@ def test_killed_between_the_guests_start_there_and_its_commit_it_goes_on_there(
     view = life.ask(Verb.MIGRATE, COLD)
     held = _until(life, "switch-over", view)
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "switch_host", _dead)
+        patch.setattr(migrating, "switch_host", _dead)
         with pytest.raises(KeyboardInterrupt):
             declared("switch-over")._attempt(held, undo=False)
     assert life.view.host == "alpha"
@@ -171,7 +172,7 @@ def test_undone_after_the_guest_runs_there_it_stays_there(
     view = life.ask(Verb.MIGRATE, COLD)
     held = _until(life, "switch-over", view)
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "switch_host", _dead)
+        patch.setattr(migrating, "switch_host", _dead)
         with pytest.raises(KeyboardInterrupt):
             declared("switch-over")._attempt(held, undo=False)
     for begun in journal.undoing(held, "given up"):
