@@ -6,7 +6,6 @@ libvirt's call. Before the call a note says that the guest may be elsewhere from
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
@@ -240,7 +239,7 @@ def _move(b: Blueprint) -> str:
         for name in names
     }
     try:
-        with _turn(b):
+        with _turn(b), _way(b) as way:
             migration.migrate(
                 old,
                 new,
@@ -248,7 +247,7 @@ def _move(b: Blueprint) -> str:
                 definition=domain_xml(spec_of(there, here)),
                 renamed=paths,
                 networks={b.network.name: there.network.name},
-                way=_way(b),
+                way=way,
                 tell=told.tell,
             )
     except ClaimLost:
@@ -261,12 +260,22 @@ def _move(b: Blueprint) -> str:
     return f"live, it stood still for {took.get('downtime', 0)} ms"
 
 
-def _way(b: Blueprint) -> Way:
-    """Return how one QEMU reaches the other: lab hosts see each other's files, and nothing else."""
+@contextmanager
+def _way(b: Blueprint) -> Iterator[Way]:
+    """Give the way from one QEMU to the other.
+
+    Lab hosts see each other's files, and nothing else: there it is two sockets of the operation's,
+    not in a pool, as one may be a mount that only its own host sees.
+    """
     there = b.there.host
+    way = Way(address=there.edge_address)
     if b.host.channel.startswith("lab:") and there.channel.startswith("lab:"):
-        return Way(sockets=Path(there.pool_path) / f".{short(b.operation_id)}-{b.attempt}")
-    return Way(address=there.edge_address)
+        way = Way(sockets=settings().home / "lab" / short(b.operation_id))
+        way.forget()  # what a dead run left
+    try:
+        yield way
+    finally:
+        way.forget()
 
 
 def _arrived(b: Blueprint, told: Told) -> bool:

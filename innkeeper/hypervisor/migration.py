@@ -72,6 +72,12 @@ class Way:
         host = f"[{self.address}]" if self.address and ":" in self.address else self.address
         return {libvirt.VIR_MIGRATE_PARAM_URI: f"tcp://{host}"}
 
+    def forget(self) -> None:
+        """Remove the sockets, which a QEMU that was killed leaves."""
+        if self.sockets is not None:
+            for end in ("memory", "disks"):
+                self.sockets.with_name(f"{self.sockets.name}.{end}").unlink(missing_ok=True)
+
 
 def look(conn: libvirt.virConnect, server_id: UUID) -> Side:
     """Return what a guest does on a host, and whether it is being sent from there just now."""

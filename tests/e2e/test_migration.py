@@ -232,10 +232,12 @@ def test_a_pool_that_is_full_leaves_the_guest_where_it_was(
     filler.unlink()
     print(f"in the middle: {ended['error']}")  # noqa: T201 - for the report
     assert ended["phase"] == "failed"
+    assert "no space left" in ended["error"].lower()
     assert life.estate.boot_id(life.server) == boot
     life.server = life.estate.server(before)
     assert (life.server["host"], life.server["status"]) == (home, "active")
     assert life.estate.audit() == []
+    assert [p.name for p in (life.estate.home / "lab").iterdir() if not p.is_dir()] == []
 
 
 def test_a_drained_host_is_empty_and_its_guests_run_on(life: Life) -> None:

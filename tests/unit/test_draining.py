@@ -151,8 +151,7 @@ def test_a_run_that_died_is_followed_by_one_that_knows_as_much(catalogue: Catalo
     assert inn.turn(drain_id, second) == ([], False), "both that move are known"
     for view in begun:
         carried(view)
-    view = inn.run(drain_id)
-    assert view.phase == "done"
+    assert inn.run(drain_id).phase == "done"
     asked = [op for op in operations.page().items if op.verb is Verb.MIGRATE]
     assert len(asked) == 3
     with pytest.raises(ClaimLost):

@@ -9,10 +9,11 @@ import libvirt
 import pytest
 
 from innkeeper.errors import HostUnreachable
-from innkeeper.hypervisor import migration
+from innkeeper.hypervisor import guest, migration
 from innkeeper.hypervisor.migration import Side, Way
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.hypervisor.xml.element import parse
+from innkeeper.services import migrating
 from tasks import migrate
 from tasks.migrate import GuestGone
 
@@ -62,9 +63,9 @@ def hosts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ho
     monkeypatch.setattr(migration, "look", made.look)
     monkeypatch.setattr(migration, "abort", lambda *_: None)
     monkeypatch.setattr(migration, "await_end", lambda *_: None)
-    monkeypatch.setattr(migrate.guest, "destroy", made.destroy)
-    monkeypatch.setattr(migrate.guest, "start", made.start)
-    monkeypatch.setattr(migrate.migrating, "switch_host", made.switch_host)
+    monkeypatch.setattr(guest, "destroy", made.destroy)
+    monkeypatch.setattr(guest, "start", made.start)
+    monkeypatch.setattr(migrating, "switch_host", made.switch_host)
     return made
 
 
@@ -169,3 +170,12 @@ def test_the_way(way: Way, uri: str, disks: str | None) -> None:
     made = way.parameters()
     assert made[libvirt.VIR_MIGRATE_PARAM_URI] == uri
     assert made.get(libvirt.VIR_MIGRATE_PARAM_DISKS_URI) == disks
+
+
+def test_no_socket_is_left(tmp_path: Path) -> None:
+    for name in ("x.memory", "x.disks", "y.disks"):
+        (tmp_path / name).touch()
+    Way(sockets=tmp_path / "x").forget()
+    Way(sockets=tmp_path / "x").forget()
+    Way(address="192.0.2.7").forget()
+    assert [path.name for path in tmp_path.iterdir()] == ["y.disks"]

@@ -4,6 +4,7 @@ Live migration needs a real libvirt: tests/e2e/test_migration.py. What a kill do
 tests/flows/test_kill_matrix.py.
 """
 
+import logging
 from uuid import UUID
 
 import pytest
@@ -11,6 +12,7 @@ from conftest import Catalogue, Race
 from journaled import artifacts, carried
 from two_hosts import NOTHING, Life, used
 
+from innkeeper.contracts import Claim
 from innkeeper.db.models import Address, Disk, Host, Network, Nic, PortForward, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
@@ -26,7 +28,6 @@ from innkeeper.services import (
     journal,
     migrating,
     operations,
-    planning,
     reconcile,
     reservations,
     servers,
@@ -34,7 +35,7 @@ from innkeeper.services import (
 )
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.resizing import PowerCycleNeeded
-from innkeeper.services.views import OperationView
+from innkeeper.services.views import ChangePlan, OperationView
 from tasks import reconciliation
 from tasks.seed import instance_of
 from tasks.step import declared
@@ -134,7 +135,7 @@ def test_past_the_switch_it_stays_and_what_is_left_is_reaped(life: Life, failing
     assert (used("alpha"), used("beta")) == ((0, 0, 0), (1, 192, 1))
 
 
-def _until(life: Life, step: str, view: OperationView) -> journal.Claim:
+def _until(life: Life, step: str, view: OperationView) -> Claim:
     """Do the steps before one."""
     held = journal.claim(view.id)
     for name in STEPS[Verb.MIGRATE][: STEPS[Verb.MIGRATE].index(step)]:
@@ -290,7 +291,7 @@ def test_snapshots_and_clones_in_the_way_are_named(life: Life) -> None:
 
 
 def test_the_dry_run_tells_where_and_how_it_goes(life: Life) -> None:
-    def plan(body: MigrateRequest | None = None) -> planning.ChangePlan:
+    def plan(body: MigrateRequest | None = None) -> ChangePlan:
         with pytest.raises(Foreseen) as told:
             accept.request(
                 Verb.MIGRATE,
@@ -358,7 +359,7 @@ async def test_a_new_host_that_fell_silent_does_not_keep_the_guest_from_coming_b
                 await run_undo(self.name)
 
     monkeypatch.setattr(operation, "declared", Undo)
-    monkeypatch.setattr(operation, "get_run_logger", lambda: operation.asyncio.log.logger)
+    monkeypatch.setattr(operation, "get_run_logger", lambda: logging.getLogger(__name__))
     await operation._undo(held, HostUnreachable("The host beta does not answer."))
     assert asked == ["forward", "stand-by"], "the silent host is asked once"
     assert (life.view.status, life.view.host) == (Status.ACTIVE, "alpha")
