@@ -32,6 +32,7 @@ from tasks.guest_login import answer
 from tasks.resize import require_window
 from tasks.shelf import DiskInUse, DiskStacked, Told
 from tasks.step import step
+from tasks.suspension import correct_clock
 from tasks.unshelve import DiskArrivedDamaged
 
 SWITCH = "switch-over"
@@ -249,6 +250,7 @@ def _move(b: Blueprint) -> str:
                 networks={b.network.name: there.network.name},
                 way=way,
                 tell=told.tell,
+                pause=bool(b.request.get("pauses")),
             )
     except ClaimLost:
         raise
@@ -257,6 +259,8 @@ def _move(b: Blueprint) -> str:
             raise
     took = migration.downtime(new, b.server_id)
     journal.note(b.claim, SWITCH, **took)
+    if b.request.get("pauses"):
+        return f"with its memory, it stood still for {took.get('time_elapsed', 0)} ms at most"
     return f"live, it stood still for {took.get('downtime', 0)} ms"
 
 
@@ -336,5 +340,8 @@ def take_back(b: Blueprint) -> str:
 
 @step("answer-there")
 def answer_there(b: Blueprint) -> str:
-    """Wait for the guest's answer at the new host's edge, if it runs."""
-    return answer(b, "answer-there") if _runs(b) else "it is off"
+    """Wait for the guest's answer at the new host's edge, if it runs; set a clock that is late."""
+    if not _runs(b):
+        return "it is off"
+    said = answer(b, "answer-there")
+    return f"{said}; clock {correct_clock(b)}" if b.request.get("pauses") else said

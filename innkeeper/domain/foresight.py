@@ -37,7 +37,8 @@ class Kept:
 class World:
     """A server as a plan is computed from it; the subject is the snapshot that a verb names.
 
-    `host` is where it will be, `home` where it was before; `live` is how a migration moves it.
+    `host` is where it will be, `home` where it was before; `live` is how a migration moves it,
+    and `pauses` whether the guest stands still meanwhile.
     """
 
     name: str
@@ -50,6 +51,7 @@ class World:
     resize: Resize | None = None
     home: str = ""
     live: bool = False
+    pauses: bool = False
 
     @property
     def runs(self) -> bool:
@@ -197,6 +199,8 @@ def _migrate(world: World, body: BaseModel) -> Plan:
             "asked for in the server's maintenance window."
         )
     still = "the guest stands still for a moment, when the new host takes over"
+    if world.pauses:
+        still = f"the guest stands still while its {world.shape.memory_mib} MiB of memory are sent"
     return Plan(
         (Change(effect, "host", world.home, world.host),),
         "the guest is shut down, its disk is copied, and it is started on the new host"

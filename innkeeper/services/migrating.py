@@ -60,6 +60,7 @@ def prepare(
         "verdict": verdict.as_dict(),
         "sides": [str(old.id), str(new.id)],
         "live": live,
+        "pauses": live and old.virt_type == "qemu",  # see `hypervisor.migration.migrate`
         "window": server.maintenance_window if cycles and not body.allow_power_cycle else None,
     }
 

@@ -136,6 +136,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
         resize=resizing.way(operation),
         host=host.name if host else "",
         live=bool(operation.request.get("live")),
+        pauses=bool(operation.request.get("pauses")),
     )
     verb = seen.verb
     plan = foresee(verb, world, seen.body)
