@@ -13,7 +13,17 @@ from journaled import artifacts, carried
 from two_hosts import NOTHING, Life, used
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import Address, Disk, Host, Network, Nic, PortForward, Server, Snapshot
+from innkeeper.db.models import (
+    Address,
+    Disk,
+    Host,
+    Network,
+    Nic,
+    Operation,
+    PortForward,
+    Server,
+    Snapshot,
+)
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.specs import CloneRequest, MigrateRequest
@@ -223,8 +233,6 @@ def test_what_the_old_host_tells_is_ignored(life: Life) -> None:
 
 def test_a_guest_knows_no_first_boot_on_its_new_host(life: Life) -> None:
     with transaction() as session:
-        from innkeeper.db.models import Operation  # noqa: PLC0415
-
         first = session.query(Operation).filter(Operation.verb == Verb.CREATE).one().id
     view = life.ask(Verb.MIGRATE, COLD)
     held = journal.claim(view.id)
@@ -376,3 +384,33 @@ async def test_a_new_host_that_fell_silent_does_not_keep_the_guest_from_coming_b
         home = session.get_one(Network, nic.network_id)
         assert address.network_id == home.id
         assert session.get_one(Host, home.host_id).name == "alpha"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "live", "pauses"),
+    [("kvm", "kvm", True, False), ("qemu", "qemu", True, True), ("kvm", "qemu", False, False)],
+)
+def test_how_a_real_guest_moves(life: Life, old: str, new: str, live: bool, pauses: bool) -> None:
+    life.catalogue.set_hosts("alpha", virt_type=old)
+    life.catalogue.set_hosts("beta", virt_type=new)
+    if not live:
+        with pytest.raises(PowerCycleNeeded):
+            life.ask(Verb.MIGRATE)
+        with pytest.raises(NoHostFits, match="its guests run under qemu, not kvm"):
+            life.ask(Verb.MIGRATE, MigrateRequest(mode="live"))
+    with pytest.raises(Foreseen) as told:
+        accept.request(
+            Verb.MIGRATE,
+            life.server_id,
+            COLD,
+            project_id=None,
+            actor="me",
+            foresight=Foresight(dry_run=True),
+        )
+    seen = told.value.plan
+    assert (seen.changes[0].effect == "live") is live
+    assert ("of memory are sent" in seen.interruption) is pauses
+    view = life.ask(Verb.MIGRATE, COLD)
+    with transaction() as session:
+        asked = session.get_one(Operation, view.id).request
+    assert (asked["live"], asked["pauses"]) == (live, pauses)
