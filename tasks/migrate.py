@@ -112,8 +112,9 @@ def carry_disk(b: Blueprint) -> str:
     if b.committed:
         return "it is there"
     old, new = connect(b.there.host.uri), connect(b.host.uri)
-    if migration.look(new, b.server_id).state not in {None, PowerState.OFF}:
-        return "a guest is on it"  # what becomes of that, the switch decides
+    there = migration.look(new, b.server_id).state not in {None, PowerState.OFF}
+    if there or migration.look(old, b.server_id).left:
+        return "the guest is on it"  # what becomes of that, the switch decides
     if b.step_data.get("proven") and b.root_volume in storage.volume_names(new, POOL):
         return "it is there"
     if b.host.simulated or _live(b):
@@ -129,16 +130,20 @@ def carry_disk(b: Blueprint) -> str:
 
 def _make_room(b: Blueprint) -> str:
     """Make the empty layer that libvirt fills; on simulated hosts nothing else is copied."""
-    new = connect(b.host.uri)
-    below = storage.leans_on(connect(b.there.host.uri), POOL, b.root_volume)
-    size = storage.capacity(connect(b.there.host.uri), POOL, b.root_volume)
-    backing = storage.volume_path(new, POOL, below.name) if below else None
     if not b.host.simulated:
         _require_room(b)
         _require_image(b)
-    storage.ensure_volume(
-        new, POOL, b.root_volume, size, backing_path=backing, replace=True
-    )  # what a dead run left in it is not to be believed
+    return _empty(b)
+
+
+def _empty(b: Blueprint) -> str:
+    """Make an empty layer, of the old one's size: what a dead run put into one is not believed."""
+    old, new = connect(b.there.host.uri), connect(b.host.uri)
+    below = storage.leans_on(old, POOL, b.root_volume)
+    size = storage.capacity(old, POOL, b.root_volume)
+    backing = storage.volume_path(new, POOL, below.name) if below else None
+    storage.delete_volume(new, POOL, b.root_volume)
+    storage.ensure_volume(new, POOL, b.root_volume, size, backing_path=backing)
     return f"{b.root_volume}, {size >> 30} GiB, empty"
 
 
@@ -231,6 +236,8 @@ def _move(b: Blueprint) -> str:
     told = Told(b, SWITCH)
     if _arrived(b, told):
         return "arrived before"
+    if b.step_data.get("leaving"):
+        _empty(b.there)
     journal.note(b.claim, SWITCH, leaving=True)
     old, new = connect(b.host.uri), connect(b.there.host.uri)
     here, there = b.root_volume, b.there

@@ -9,7 +9,7 @@ import libvirt
 import pytest
 
 from innkeeper.errors import HostUnreachable
-from innkeeper.hypervisor import guest, migration
+from innkeeper.hypervisor import guest, migration, storage
 from innkeeper.hypervisor.migration import Side, Way
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.hypervisor.xml.element import parse
@@ -179,3 +179,18 @@ def test_no_socket_is_left(tmp_path: Path) -> None:
     Way(sockets=tmp_path / "x").forget()
     Way(address="192.0.2.7").forget()
     assert [path.name for path in tmp_path.iterdir()] == ["y.disks"]
+
+
+@pytest.mark.parametrize("hosts", [(LEFT, OFF), (LEFT, RUNS), (STANDS, RUNS)], indirect=True)
+def test_a_disk_that_the_guest_went_to_is_never_made_anew(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("the guest's disk was replaced")
+
+    monkeypatch.setattr(storage, "ensure_volume", forbidden)
+    monkeypatch.setattr(storage, "delete_volume", forbidden)
+    b = blueprint(leaving=True)
+    there = SimpleNamespace(**vars(b) | {"host": b.there.host, "there": b, "committed": False})
+    assert "guest is on it" in (migrate.carry_disk.effect(there) or "")  # type: ignore[arg-type]
+    assert hosts.done == []
