@@ -43,8 +43,8 @@ def run(estate: Estate) -> list[Table]:
     table.notes.append(
         f"{TIMES} times each, one tiny guest of 192 MiB, from acceptance to the operation's end; "
         "the new host has image and network already. `down` is what libvirt says of the live guest "
-        "(an emulated one stands still while its memory is sent: then it is an upper bound, disk and "
-        "memory together), and from the start of its shutdown to the first login of the cold one. "
+        "(an emulated one stands still while its memory is sent: then it is a bound, with the "
+        "disk), and from the start of its shutdown to the first login of the cold one. "
         "Load then: "
         f"{machine.load()}."
     )
