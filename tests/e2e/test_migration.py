@@ -248,6 +248,7 @@ def test_a_pool_that_is_full_leaves_the_guest_where_it_was(
     life.server = life.estate.server(before)
     assert (life.server["host"], life.server["status"]) == (home, "active")
     assert life.estate.audit() == []
+    life.slowly(home, 1000)
     assert [p.name for p in (life.estate.home / "lab").iterdir() if not p.is_dir()] == []
 
 
