@@ -123,9 +123,9 @@ def migrate(
         networks: its networks of the old host, by name, and those on the new one.
         way: how the hosts' QEMUs reach each other.
         tell: is told a fraction and a sentence; when it raises, the guest stays where it was.
-        pause: let the guest stand still while its memory (not its disk) is sent. Of emulated
-            guests (TCG) QEMU 7.2 was seen to lose what they write to memory meanwhile: they arrived
-            and panicked on corrupted lists.
+        pause: let the guest stand still while its memory (not its disk) is sent. Of six
+            emulated guests (TCG, QEMU 7.2) that ran meanwhile one arrived with a corrupted kernel;
+            see docs/adr/0011-migration.md.
 
     Raises:
         TransientError, PermanentError: ask `look` of both hosts where the guest is.
