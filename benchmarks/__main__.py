@@ -14,6 +14,7 @@ from benchmarks import (
     create_steps,
     footprint,
     machine,
+    migrate,
     power,
     resize,
     rivals,
@@ -43,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[Estate], list[Table]]] = {
     "resize": resize.run,
     "shelf": shelf.run,
     "clones": clones.run,
+    "migrate": migrate.run,
     "control_plane": control_plane.run,
 }
 

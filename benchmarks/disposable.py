@@ -36,11 +36,13 @@ class DisposableStack:
     def add_lab_hosts(self, count: int, *, first_index: int) -> Lab:
         """Bring up and register lab hosts, in the first free networks from 10.88.`first_index`.0.
 
-        They have more vCPUs than the machine, as their guests do little.
+        They have more vCPUs than the machine, as their guests do little. Those that are
+        registered already stay as they are.
         """
         lab = Lab(self.home, first_index=first_index)
         self.undo.callback(lab.down, purge=True)
-        for host in lab.up(count):
+        known = {host["name"] for host in self.client.items("/hosts")}
+        for host in [host for host in lab.up(count) if host.name not in known]:
             self.undo.callback(forget, host.uri)
             body: Json = {
                 "name": host.name,

@@ -40,6 +40,11 @@ class Estate:
             self._lab_host = lab.hosts()[0]
         return self._lab_host
 
+    def second_host(self) -> LabHost:
+        """Return the lab host `lab2`, registered beside `lab1`."""
+        self.lab_host()
+        return self._stack.add_lab_hosts(2, first_index=FIRST_INDEX).hosts()[1]
+
     def tiny_image(self) -> Json:
         """Return the image `tiny`, imported when it is not there yet."""
         if not self.image_id:

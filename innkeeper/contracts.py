@@ -14,6 +14,7 @@ from innkeeper.domain.specs import (
     CloneRequest,
     ConfigureRequest,
     DeleteSnapshotRequest,
+    MigrateRequest,
     NoParameters,
     RebootRequest,
     RebuildRequest,
@@ -39,6 +40,7 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.RESUME: NoParameters,
     Verb.SHELVE: ShelveRequest,
     Verb.UNSHELVE: UnshelveRequest,
+    Verb.MIGRATE: MigrateRequest,
     Verb.DELETE: NoParameters,
     Verb.SNAPSHOT: SnapshotRequest,
     Verb.REVERT: RevertRequest,
@@ -54,6 +56,7 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
 
 RECONCILE = "reconcile/reconcile"
 IMPORT_IMAGE = "import-image/import-image"
+DRAIN_HOST = "drain-host/drain-host"
 
 
 def flow_name(verb: Verb) -> str:

@@ -210,6 +210,17 @@ def dispatch_image(image_id: UUID, attempt: int = 0) -> UUID | None:
     )
 
 
+def dispatch_drain(drain_id: UUID, attempt: int = 0) -> UUID | None:
+    """Start the evacuation of a host; `attempt` is the one that the last run claimed."""
+    return _started(
+        contracts.DRAIN_HOST,
+        parameters={"drain_id": str(drain_id)},
+        key=f"drain:{drain_id}:{attempt}",
+        name=f"drain {short(drain_id)}",
+        tags=[f"drain:{short(drain_id)}"],
+    )
+
+
 def dispatch_reconcile() -> UUID | None:
     """Start a reconcile run now, besides the scheduled ones."""
     return _started(contracts.RECONCILE, parameters={}, key=f"reconcile:{uuid4()}")

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from innkeeper.contracts import Claim
 from innkeeper.domain.lifecycle import ARRIVALS, Verb
 from innkeeper.domain.specs import ServerRequest
+from innkeeper.domain.steps import is_at_new_host
 from innkeeper.errors import ClaimLost, HostUnreachable, InnkeeperError, InvalidRequest
 from innkeeper.services import accept, journal, operations, projects, servers
 from innkeeper.settings import settings
@@ -86,16 +87,20 @@ async def _undo(claim: Claim, error: Exception) -> None:
     reason = str(error) if isinstance(error, InnkeeperError) else f"{type(error).__name__}: {error}"
     if not isinstance(error, UndoResumed):
         logger.error("%s", reason)
+    gone = False
     for begun in await asyncio.to_thread(journal.undoing, claim, reason):
+        arrives = claim.verb in ARRIVALS or is_at_new_host(claim.verb, begun.name)
+        if gone and arrives:
+            continue  # each further undo would wait as long for the same host
         try:
             await declared(begun.name).run_undo(claim)
         except ClaimLost:
             raise
         except HostUnreachable as silent:
-            if claim.verb not in ARRIVALS:
+            if not arrives:
                 raise  # what was there before has to come back: reconcile tries again
             logger.warning("%s Reconcile will reap what is left there.", silent)
-            break  # each further undo would wait as long for the same host
+            gone = True
         except Exception:
             logger.exception("The undo of step '%s' failed; reconcile will reap it.", begun.name)
     await asyncio.to_thread(journal.undone, claim)

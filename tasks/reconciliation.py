@@ -18,6 +18,7 @@ from innkeeper.errors import Conflict, InnkeeperError, NotFound
 from innkeeper.images import store
 from innkeeper.services import (
     accept,
+    draining,
     images,
     operations,
     reconcile,
@@ -100,6 +101,14 @@ def revive_imports() -> int:
     return len(waiting)
 
 
+def revive_drains() -> int:
+    """Go on with evacuations of hosts whose run fell silent."""
+    waiting = draining.unfinished(settings().stale_after_seconds)
+    for drain_id, attempt in waiting:
+        dispatch.dispatch_drain(drain_id, attempt)
+    return len(waiting)
+
+
 @task(cache_policy=NO_CACHE, persist_result=False)
 async def expire_snapshots() -> None:
     """Have snapshots deleted whose greatest age is reached."""
@@ -117,6 +126,7 @@ async def revive_operations() -> None:
     if started:
         logger.info("%d waiting operations were started", started)
     await asyncio.to_thread(revive_imports)
+    await asyncio.to_thread(revive_drains)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

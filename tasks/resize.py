@@ -74,7 +74,7 @@ def turn_off(b: Blueprint) -> str:
         return NO_CYCLE
     connection = connect(b.host.uri)
     if "run_before" not in b.step_data:
-        _require_window(b)
+        require_window(b)
         run_before = guest.domain_run_id(connection, b.server_id)
         journal.note(b.claim, "turn-off", run_before=run_before)
     else:
@@ -85,7 +85,7 @@ def turn_off(b: Blueprint) -> str:
     return f"stopped ({guest.stop(connection, b.server_id, *patience)})"
 
 
-def _require_window(b: Blueprint) -> None:
+def require_window(b: Blueprint) -> None:
     """See that the window in which it was accepted is open still: it may have waited for long."""
     text = b.request.get("window")
     if text is not None and not maintenance.parse(text).open_at(datetime.now(UTC)):

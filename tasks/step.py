@@ -85,6 +85,9 @@ class Step:
         blueprint = journal.begin(claim, self.name, makes=self.makes, undo=undo)
         effect = self.undo if undo and self.undo else self.effect
         try:
+            if undo and blueprint.committed:  # an undo before this one found that out
+                journal.end(claim, self.name, detail="past the point of no return", undo=True)
+                return None
             if self.on_host and not blueprint.on_host:
                 detail: str | None = "nothing of the server is on a host"
             else:

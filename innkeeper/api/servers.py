@@ -23,6 +23,7 @@ from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, Gro
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import (
     ConfigureRequest,
+    MigrateRequest,
     NoParameters,
     RebootRequest,
     RebuildRequest,
@@ -245,6 +246,7 @@ _action(Verb.SUSPEND, SuspendRequest, "Suspend a server: its memory is kept, not
 _action(Verb.RESUME, NoParameters, "Wake a suspended server where it stood.")
 _action(Verb.SHELVE, ShelveRequest, "Stop a server and keep its disk on the shelf, off its host.")
 _action(Verb.UNSHELVE, UnshelveRequest, "Bring a shelved server back, on any host that fits.")
+_action(Verb.MIGRATE, MigrateRequest, "Move a server to another host, live where possible.")
 _action(Verb.FLATTEN, NoParameters, "Make a linked clone's disk independent of its source.")
 _action(Verb.CONFIGURE, ConfigureRequest, "Apply Ansible roles to a running server.")
 _action(Verb.RESIZE, ResizeRequest, "Give a server another size, live where that is possible.")

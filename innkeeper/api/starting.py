@@ -35,6 +35,10 @@ class Starter:
         """Start the import of an image soon; never raises."""
         self._later(lambda: dispatch.dispatch_image(image_id, attempt))
 
+    def start_drain(self, drain_id: UUID, attempt: int) -> None:
+        """Start the evacuation of a host soon; never raises."""
+        self._later(lambda: dispatch.dispatch_drain(drain_id, attempt))
+
     def close(self) -> None:
         """Finish what was begun."""
         self._threads.shutdown(wait=True)

@@ -1,5 +1,6 @@
 """`innkeeper host …`."""
 
+import time
 from typing import Annotated
 
 import typer
@@ -7,12 +8,14 @@ import typer
 from innkeeper.cli import lookup
 from innkeeper.cli import output as out
 from innkeeper.cli.client import Json, connect
-from innkeeper.cli.options import Output
+from innkeeper.cli.failures import OperationFailed
+from innkeeper.cli.options import Output, Wait
 from innkeeper.cli.output import Format
-from innkeeper.services.views import HostView
+from innkeeper.services.views import DrainView, HostView
 
 app = typer.Typer(no_args_is_help=True, help="Hosts: machines whose libvirt takes servers.")
 
+POLL_SECONDS = 1.0
 PROBE_SECONDS = 300.0
 """How long adding a host may take: its accelerator is proved by running a guest."""
 
@@ -104,6 +107,47 @@ def enable(name: HostName, output: Output = Format.TABLE) -> None:
 def disable(name: HostName, output: Output = Format.TABLE) -> None:
     """Place nothing new on the host; what runs there goes on."""
     _set_enabled(name, output, enabled=False)
+
+
+@app.command()
+def drain(
+    name: HostName,
+    *,
+    parallel: Annotated[int, typer.Option(min=1, max=16, help="How many move at once.")] = 2,
+    allow_power_cycle: Annotated[
+        bool, typer.Option("--allow-power-cycle", help="Off and on, where it cannot be done live.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show where each server would go.")
+    ] = False,
+    wait: Wait = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Place nothing new on the host, and migrate what runs there; `enable` takes it back."""
+    body: Json = {"parallel": parallel, "allow_power_cycle": allow_power_cycle}
+    with connect() as client:
+        path = f"/hosts/{lookup.named(client, 'host', name)['id']}/drain"
+        query: Json = {"dry_run": True} if dry_run else {}
+        found = client.post(path, body, **query)
+        while wait and found["phase"] == "running":
+            time.sleep(POLL_SECONDS)
+            found = client.get(path)
+    if output is Format.JSON:
+        out.emit_json(found)
+    else:
+        _print_drain(lookup.parsed(DrainView, found))
+    if found["phase"] == "incomplete":
+        staying = [one["server"] for one in found["servers"] if one["state"] == "stays"]
+        raise OperationFailed(f"{name} is not empty", f"These stay: {', '.join(staying)}.")
+
+
+def _print_drain(view: DrainView) -> None:
+    typer.echo(f"{view.host}: drain {view.phase}")
+    rows = [
+        (one.server, one.state, one.host or "-", one.interruption or "-", one.reason or "-")
+        for one in view.servers
+    ]
+    out.emit_table(("SERVER", "STATE", "HOST", "INTERRUPTION", "WHY"), rows)
 
 
 @app.command()

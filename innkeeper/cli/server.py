@@ -14,6 +14,7 @@ from innkeeper.cli.client import connect
 from innkeeper.cli.clone import clone
 from innkeeper.cli.create import create
 from innkeeper.cli.failures import UsageFailure
+from innkeeper.cli.migrate import migrate
 from innkeeper.cli.options import (
     Limit,
     Output,
@@ -32,6 +33,7 @@ from innkeeper.services.views import ServerView
 app = typer.Typer(no_args_is_help=True, help="Servers: create, look at, operate, delete.")
 app.command()(create)
 app.command()(resize)
+app.command()(migrate)
 app.command("set")(change)
 app.command()(clone)
 

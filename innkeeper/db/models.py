@@ -144,6 +144,8 @@ class Server(Base):
     status: Mapped[str] = mapped_column(String(16), default="requested", index=True)
     operation_id: Mapped[UUID | None] = mapped_column(default=None)
     host_id: Mapped[UUID | None] = mapped_column(ForeignKey("hosts.id"), default=None)
+    # While it moves: the host that it goes to; after the switch, the one that it came from.
+    other_host_id: Mapped[UUID | None] = mapped_column(ForeignKey("hosts.id"), default=None)
     image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"), default=None)
     plan_id: Mapped[UUID] = mapped_column(ForeignKey("plans.id"), default=None)
     vcpus: Mapped[int] = mapped_column(default=1)
@@ -393,3 +395,23 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
     last_used_at: Mapped[datetime | None] = mapped_column(default=None)
     revoked_at: Mapped[datetime | None] = mapped_column(default=None)
+
+
+class Drain(Base):
+    """The evacuation of a host; its migrations are operations like others, found by their keys."""
+
+    __tablename__ = "drains"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
+    host_id: Mapped[UUID] = mapped_column(
+        ForeignKey("hosts.id", ondelete="CASCADE"), index=True, default=None
+    )
+    phase: Mapped[str] = mapped_column(String(16), default="running")
+    actor: Mapped[str] = mapped_column(String(128), default="system")
+    parallel: Mapped[int] = mapped_column(default=2)
+    allow_power_cycle: Mapped[bool] = mapped_column(default=False)
+    attempt: Mapped[int] = mapped_column(default=0)
+    heartbeat_at: Mapped[datetime | None] = mapped_column(default=None)
+    # Why servers stay, by their id; one that is asked again later is no longer in it.
+    refusals: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
+    created_at: Mapped[datetime] = mapped_column(default_factory=now)
+    ended_at: Mapped[datetime | None] = mapped_column(default=None)

@@ -11,6 +11,7 @@ from innkeeper.domain.planning import Change, Effect, Plan
 from innkeeper.domain.resizing import Resize, Shape
 from innkeeper.domain.specs import (
     CloneRequest,
+    MigrateRequest,
     RebootRequest,
     RebuildRequest,
     ResizeRequest,
@@ -47,6 +48,8 @@ class World:
     """A server as a plan is computed from it.
 
     The subject is the snapshot that a verb names, `disk` the data disk, if there is one already.
+    `host` is where it will be, `home` where it was before; `live` is how a migration moves it,
+    and `pauses` whether the guest stands still meanwhile.
     """
 
     name: str
@@ -59,6 +62,9 @@ class World:
     resize: Resize | None = None
     disks: tuple[DataDisk, ...] = ()
     disk: DataDisk | None = None
+    home: str = ""
+    live: bool = False
+    pauses: bool = False
 
     @property
     def runs(self) -> bool:
@@ -196,6 +202,30 @@ def _shelve(world: World, _body: BaseModel) -> Plan:
 def _unshelve(world: World, _body: BaseModel) -> Plan:
     return Plan(
         (*_status(world, Status.ACTIVE), Change(Effect.LIVE, "host", None, world.host)), NONE
+    )
+
+
+@_rule(Verb.MIGRATE)
+def _migrate(world: World, body: BaseModel) -> Plan:
+    asked = body if isinstance(body, MigrateRequest) else MigrateRequest()
+    cycles = world.runs and not world.live
+    effect = Effect.POWER_CYCLE if cycles else Effect.LIVE
+    moved = f"Its forward leads through {world.host} from then on, under the same port."
+    warnings = [moved]
+    if cycles and not asked.allow_power_cycle:
+        warnings.append(
+            "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or it is "
+            "asked for in the server's maintenance window."
+        )
+    still = "the guest stands still for a moment, when the new host takes over"
+    if world.pauses:
+        still = f"the guest stands still while its {world.shape.memory_mib} MiB of memory are sent"
+    return Plan(
+        (Change(effect, "host", world.home, world.host),),
+        "the guest is shut down, its disk is copied, and it is started on the new host"
+        if cycles
+        else (still if world.runs else NONE),
+        tuple(warnings),
     )
 
 

@@ -32,6 +32,7 @@ class Verb(StrEnum):
     RESUME = "resume"
     SHELVE = "shelve"
     UNSHELVE = "unshelve"
+    MIGRATE = "migrate"
     DELETE = "delete"
     SNAPSHOT = "snapshot"
     REVERT = "revert"
@@ -85,6 +86,7 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.RESUME: Transition(frozenset({Status.SUSPENDED}), Status.ACTIVE, None),
     Verb.SHELVE: Transition(_LIVE, Status.SHELVED, None),
     Verb.UNSHELVE: Transition(frozenset({Status.SHELVED}), Status.ACTIVE, None),
+    Verb.MIGRATE: Transition(_LIVE, None, None),
     Verb.DELETE: Transition(
         _LIVE | {Status.SUSPENDED, Status.SHELVED, Status.ERROR}, Status.DELETED, Status.ERROR
     ),

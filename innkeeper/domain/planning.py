@@ -67,7 +67,7 @@ _ALWAYS = ("request", "status", "shape", "host")
 _LAYERED = frozenset(
     {
         *(Verb.REBUILD, Verb.DELETE, Verb.RESIZE),
-        *(Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT),
+        *(Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT, Verb.MIGRATE),
     }
 )
 _ON_DISKS = frozenset({Verb.DELETE, Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK})

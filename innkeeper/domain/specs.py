@@ -221,6 +221,36 @@ class UnshelveRequest(BaseModel):
     )
 
 
+class MigrateRequest(BaseModel):
+    """Where the server moves to, and how."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    host: Annotated[str, StringConstraints(max_length=63), AfterValidator(check_line)] | None = (
+        Field(default=None, description="Name of a host; the best other one that fits, if empty")
+    )
+    mode: Literal["auto", "live", "cold"] = Field(
+        default="auto",
+        description="live: the guest runs on; cold: it is shut down, copied and started again; "
+        "auto: live where that is possible. A stopped server is always copied cold.",
+    )
+    allow_power_cycle: bool = Field(
+        default=False, description="A running guest may be shut down and started again"
+    )
+
+
+class DrainRequest(BaseModel):
+    """How to evacuate a host."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    parallel: int = Field(default=2, ge=1, le=16, description="How many servers move at once")
+    allow_power_cycle: bool = Field(
+        default=False,
+        description="Guests that cannot move while they run may be shut down and started again",
+    )
+
+
 class ConfigureRequest(BaseModel):
     """Roles to apply to a running server."""
 

@@ -59,6 +59,24 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "adopt-disk",
         "clear-shelf",
     ),
+    # At the new host first, then the switch, then what is left at the old one.
+    Verb.MIGRATE: (
+        "substrate",
+        "seed",
+        "stand-by",
+        "carry-disk",
+        "domain",
+        "lease",
+        "forward",
+        "switch-over",
+        "answer-there",
+        "remove-forward",
+        "remove-lease",
+        "undefine",
+        "remove-seed",
+        "remove-volume",
+        "prove-gone",
+    ),
     Verb.DELETE: (
         "power-off",
         "remove-forward",
@@ -121,6 +139,19 @@ def is_about_source(verb: Verb, step: str) -> bool:
     A clone begins as a snapshot of its source, by the same steps.
     """
     return verb is Verb.CLONE and step in STEPS[Verb.SNAPSHOT]
+
+
+_AT_NEW_HOST = frozenset(
+    {"substrate", "seed", "carry-disk", "domain", "lease", "forward", "answer-there"}
+)
+
+
+def is_at_new_host(verb: Verb, step: str) -> bool:
+    """Tell whether a step of a migration is done to the host that the server moves to.
+
+    Those steps are the same that other verbs do to the only host that a server has.
+    """
+    return verb is Verb.MIGRATE and step in _AT_NEW_HOST
 
 
 class ArtifactKind(StrEnum):

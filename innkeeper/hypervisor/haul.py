@@ -11,7 +11,7 @@ from pathlib import Path
 
 import libvirt
 
-from innkeeper.errors import TransientError
+from innkeeper.errors import InnkeeperError, TransientError
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.errors import translated
 
@@ -96,6 +96,62 @@ def _send(
     except BaseException:
         _abort(stream)
         raise
+    return digest.hexdigest()
+
+
+@translated()
+def carry(
+    old: libvirt.virConnect, new: libvirt.virConnect, pool: str, name: str, *, tell: Tell
+) -> tuple[int, str]:
+    """Make a volume on another host with the content of the one here; nothing is kept between.
+
+    Return its length and the BLAKE2b of what passed. One of that name is replaced there; a
+    failed one is deleted.
+
+    Raises:
+        VolumeAbsent, PoolAbsent, PoolFull, PoolBusy: as they say.
+        VolumeCut: not everything arrived.
+    """
+    length = storage.length(old, pool, name)
+    storage.make_room(new, pool, name, length)
+    try:
+        digest = _carry(old, new, pool, name, length, tell)
+        storage.look_again(new, pool)
+    except BaseException:
+        with suppress(libvirt.libvirtError, InnkeeperError):
+            storage.delete_volume(new, pool, name)
+        raise
+    return length, digest
+
+
+def _carry(
+    old: libvirt.virConnect,
+    new: libvirt.virConnect,
+    pool: str,
+    name: str,
+    length: int,
+    tell: Tell,
+) -> str:
+    source = old.storagePoolLookupByName(pool).storageVolLookupByName(name)
+    target = new.storagePoolLookupByName(pool).storageVolLookupByName(name)
+    digest, passed = hashlib.blake2b(), 0
+    outward, inward = old.newStream(0), new.newStream(0)
+    try:
+        source.download(outward, 0, 0)
+        target.upload(inward, 0, length)
+        while piece := outward.recv(_PIECE):
+            digest.update(piece)
+            _push(inward, piece)
+            passed += len(piece)
+            tell(passed)
+        outward.finish()
+        inward.finish()
+    except BaseException:
+        _abort(outward)
+        _abort(inward)
+        raise
+    if passed != length:
+        raise VolumeCut("A volume was cut off while it was sent: it is sent again.")
     return digest.hexdigest()
 
 

@@ -124,6 +124,17 @@ def capacity(conn: libvirt.virConnect, pool: str, name: str) -> int:
         return int(_volume(live, name).info()[1])
 
 
+def length(conn: libvirt.virConnect, pool: str, name: str) -> int:
+    """Return the length of a volume's file in bytes: what a copy of it sends.
+
+    Raises:
+        VolumeAbsent, PoolAbsent: there is none.
+    """
+    with _turn(conn, pool) as live:
+        _refresh(live)
+        return int(_volume(live, name).infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+
+
 def grow(conn: libvirt.virConnect, pool: str, name: str, capacity_bytes: int) -> None:
     """See that a volume that nobody has open has at least that size.
 

@@ -44,6 +44,7 @@ from innkeeper.services import (
     cloning,
     events,
     layering,
+    migrating,
     planning,
     reservations,
     resizing,
@@ -67,7 +68,7 @@ from innkeeper.services.planning import ACT, Foresight
 from innkeeper.services.views import OperationView
 
 _RESERVING = {
-    *(Verb.SNAPSHOT, Verb.RESIZE, Verb.UNSHELVE, Verb.VERIFY_SNAPSHOT),
+    *(Verb.SNAPSHOT, Verb.RESIZE, Verb.UNSHELVE, Verb.VERIFY_SNAPSHOT, Verb.MIGRATE),
     *(Verb.ATTACH_DISK, Verb.GROW_DISK),
 }
 """Verbs that may take more of the project's quota: its lock comes before the server's."""
@@ -287,6 +288,7 @@ def request(
         plain |= layering.prepare(session, server, body, verb)
         plain |= resizing.prepare(session, server, body, dry_run=foresight.dry_run)
         plain |= shelving.prepare(session, server, body)
+        plain |= migrating.prepare(session, server, body, dry_run=foresight.dry_run)
         roles = plain.pop("roles", None)
         operation = Operation(
             id=uuid4(),

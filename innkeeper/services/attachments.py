@@ -33,7 +33,7 @@ _USUAL: dict[str, Any] = {
     "throughput_mib": None,
     "delete_on_server_delete": True,
 }
-_LEAVING = frozenset({Verb.SHELVE})
+_LEAVING = frozenset({Verb.SHELVE, Verb.MIGRATE})
 """Verbs that take a server off its host, where its data disks would stay."""
 
 

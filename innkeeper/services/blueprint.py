@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, cast
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Load, Session
 
 from innkeeper.contracts import Claim
@@ -29,8 +29,9 @@ from innkeeper.domain.layers import Layer, Layers
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.resizing import Resize
 from innkeeper.domain.specs import RoleRequest
+from innkeeper.domain.steps import is_at_new_host
 from innkeeper.errors import NotFound
-from innkeeper.services import attachments, resizing
+from innkeeper.services import attachments, reservations, resizing
 from innkeeper.services.attachments import DataDisks
 
 VirtType = Literal["kvm", "qemu", "test"]
@@ -160,6 +161,7 @@ class Blueprint:
     step_data: dict[str, Any] = field(default_factory=dict)
     step_was_done: bool = False
     resize: Resize | None = None
+    elsewhere: tuple[HostBlueprint, NetworkBlueprint] | None = None
     shelf: ShelfBlueprint | None = None
     born_of: str = ""
     on_host: bool = True
@@ -256,6 +258,18 @@ class Blueprint:
         return self.resize
 
     @property
+    def there(self) -> "Blueprint":
+        """The server as it is, or is to be, on the other host of a migration.
+
+        Raises:
+            NotFound: it is another verb that is.
+        """
+        if self.elsewhere is None:
+            raise NotFound("No migration is at work.")
+        host, network = self.elsewhere
+        return replace(self, host=host, network=network, elsewhere=(self.host, self.network))
+
+    @property
     def resized(self) -> "Blueprint":
         """The server in the shape that it is to have."""
         return replace(self, **asdict(self.way.after))
@@ -264,6 +278,44 @@ class Blueprint:
     def disk_bytes(self) -> int:
         """Size of the root disk in bytes."""
         return self.disk_gib << 30
+
+
+def _host(row: Host) -> HostBlueprint:
+    return HostBlueprint(
+        row.id,
+        row.name,
+        row.uri,
+        row.channel,
+        row.edge_address,
+        row.pool_path,
+        cast("VirtType", row.virt_type),
+        tuple(row.images),
+        row.substrate_fingerprint,
+    )
+
+
+def _network(row: Network) -> NetworkBlueprint:
+    return NetworkBlueprint(row.id, row.name, row.bridge, row.cidr, row.substrate_fingerprint)
+
+
+def _elsewhere(
+    session: Session, operation: Operation, server: Server, here: UUID
+) -> tuple[HostBlueprint, NetworkBlueprint] | None:
+    """Return the other host of a migration, and the server's network there."""
+    sides = {UUID(side) for side in operation.request.get("sides", ())} - {here}
+    if not sides:
+        return None
+    other = session.get_one(Host, sides.pop())
+    return _host(other), _network(reservations.network_on(session, server, other.id))
+
+
+def side_of(operation: Operation, step: str) -> UUID | None:
+    """Return on which host of a migration a step is done; None: on the server's only one."""
+    verb = Verb(operation.verb)
+    if verb is not Verb.MIGRATE:
+        return None
+    old, new = operation.request["sides"]
+    return UUID(new if is_at_new_host(verb, step) else old)
 
 
 def _image(row: Image) -> ImageBlueprint:
@@ -302,7 +354,7 @@ def _born_of(session: Session, operation: Operation, volume: str) -> str:
     The guest's NoCloud instance is named after it: with another name it would boot as for the
     first time.
     """
-    if operation.verb != Verb.UNSHELVE:
+    if operation.verb not in {Verb.UNSHELVE, Verb.MIGRATE}:
         return naming.short(operation.id)
     first = select(Operation.id).where(Operation.server_id == operation.server_id)
     made = session.scalars(first.order_by(Operation.created_at).limit(1)).one()
@@ -324,10 +376,12 @@ def load(
     *,
     done: bool = False,
     subject: UUID | None = None,
+    side: UUID | None = None,
 ) -> Blueprint:
     """Return the blueprint of an operation's server, with what `step` noted earlier.
 
-    `subject` is another server that the operation holds, and that is wanted instead.
+    `subject` is another server that the operation holds, and that is wanted instead; `side` the
+    host of a migration that is meant.
 
     Raises:
         NotFound: the operation, or something that its server stands on, is not there.
@@ -336,11 +390,14 @@ def load(
         select(Operation, Server, Host, Network, Nic, Address, PortForward, Disk, Image)
         .select_from(Operation)
         .join(Server, Server.id == (subject or Operation.server_id))
-        .join(Host, Host.id == Server.host_id)
+        .join(Host, Host.id == (side or Server.host_id))
         .join(Nic, Nic.server_id == Server.id)
         .join(Network, Network.id == Nic.network_id)
         .join(Address, Address.nic_id == Nic.id)
-        .join(PortForward, PortForward.server_id == Server.id)
+        .join(
+            PortForward,
+            and_(PortForward.server_id == Server.id, PortForward.host_id == Server.host_id),
+        )
         .join(Disk, Disk.server_id == Server.id)
         .join(Image, Image.id == Server.image_id)
         .where(Operation.id == operation_id)
@@ -350,6 +407,8 @@ def load(
     if row is None:
         raise NotFound(f"Operation {operation_id} has no server that could be worked on.")
     operation, server, host, network, nic, address, forward, disk, image = row
+    if network.host_id != host.id:
+        network = reservations.network_on(session, server, host.id)
     disk_image = session.get(Image, disk.image_id) if disk.image_id != image.id else image
     if wanted := operation.request.get("image"):  # a rebuild may ask for another image
         image = session.scalars(select(Image).where(Image.name == wanted)).one_or_none() or image
@@ -371,20 +430,8 @@ def load(
         status=Status(server.status),
         previous_status=Status(operation.previous_status) if operation.previous_status else None,
         **asdict(shape),
-        host=HostBlueprint(
-            host.id,
-            host.name,
-            host.uri,
-            host.channel,
-            host.edge_address,
-            host.pool_path,
-            cast("VirtType", host.virt_type),
-            tuple(host.images),
-            host.substrate_fingerprint,
-        ),
-        network=NetworkBlueprint(
-            network.id, network.name, network.bridge, network.cidr, network.substrate_fingerprint
-        ),
+        host=_host(host),
+        network=_network(network),
         image=_image(image),
         disk_image=_image(disk_image or image),
         mac=nic.mac,
@@ -404,6 +451,7 @@ def load(
         step_data=dict(step.data) if step else {},
         step_was_done=done,
         resize=way,
+        elsewhere=_elsewhere(session, operation, server, host.id),
         roles=tuple(RoleRequest.model_validate(role) for role in roles),
         user_data=server.user_data,
         host_key_private=server.host_key_private or "",

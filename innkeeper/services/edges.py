@@ -56,7 +56,7 @@ def open_forward(held: Claim, host_id: UUID, *, opened: bool) -> None:
         journal.hold(session, held)
         session.execute(
             update(PortForward)
-            .where(PortForward.server_id == held.server_id)
+            .where(PortForward.server_id == held.server_id, PortForward.host_id == host_id)
             .values(enabled=opened)
         )
     load(host_id)

@@ -21,6 +21,7 @@ from innkeeper.db.models import (
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import BIRTHS, Phase, Status, Verb
 from innkeeper.domain.naming import probe_id, seed_of
+from innkeeper.domain.steps import ArtifactKind
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,23 @@ def expectation(host_id: UUID) -> Expectation:
                 or_(Server.placed, Server.operation_id.is_not(None)),
             )
         ).tuples()
-        rows = session.scalars(select(Artifact).where(Artifact.host_id == host_id))
+        rows = session.scalars(select(Artifact).where(Artifact.host_id == host_id)).all()
+        moving = select(Artifact.name, Artifact.server_id).join(
+            Server, Server.id == Artifact.server_id
+        )
+        leases = session.execute(  # of a server that comes here, or left a moment ago
+            moving.where(
+                Artifact.host_id == host_id,
+                Artifact.kind == ArtifactKind.LEASE,
+                Server.operation_id.is_not(None),
+            )
+        ).tuples()
         return Expectation(
             host,
             frozenset(session.scalars(select(Project.id))),
             _servers(session, host_id),
             dict(networks.all()),
-            dict(macs.all()),
+            dict(macs.all()) | {mac: owner for mac, owner in leases if owner},
             tuple(rows),
             tuple(session.scalars(select(DataDisk).where(DataDisk.host_id == host_id))),
             _probes(session, host_id),

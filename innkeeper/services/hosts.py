@@ -1,17 +1,26 @@
 """Hosts: register, list, change and remove; the size is asked of the host itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, or_, select
 from sqlalchemy import update as sql_update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from innkeeper import substrate
-from innkeeper.db.models import Artifact, DataDisk, Host, Network, PortForward, Server
+from innkeeper.db.models import (
+    Artifact,
+    DataDisk,
+    Drain,
+    Host,
+    Network,
+    PortForward,
+    Server,
+    now,
+)
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.errors import Conflict, NotFound
@@ -126,6 +135,12 @@ def update(host_id: UUID, changes: dict[str, Any], *, actor: str = "system") -> 
         changed = {name: value for name, value in changes.items() if value != before[name]}
         for name, value in changed.items():
             setattr(host, name, value)
+        if host.enabled and "enabled" in changes:
+            session.execute(  # what drains it ends; migrations that have begun go on
+                sql_update(Drain)
+                .where(Drain.host_id == host.id, Drain.phase == "running")
+                .values(phase="stopped", ended_at=now())
+            )
         if changed:
             events.record(
                 session,
@@ -165,6 +180,7 @@ def remove(host_id: UUID, *, actor: str = "system") -> None:
             before=_view(host, _Use()).model_dump(mode="json", include=_TOLD),
         )
         session.execute(sql_update(Server).where(Server.host_id == host_id).values(host_id=None))
+        session.execute(delete(Drain).where(Drain.host_id == host_id))
         session.execute(delete(Artifact).where(Artifact.host_id == host_id))
         session.execute(delete(PortForward).where(PortForward.host_id == host_id))
         session.execute(delete(Network).where(Network.host_id == host_id))
@@ -190,7 +206,8 @@ def _clean(host: Host, networks: Sequence[Network]) -> None:
 def _require_empty(session: Session, host: Host) -> None:
     living = session.scalar(
         select(func.count(Server.id)).where(
-            Server.host_id == host.id, (Server.status != Status.DELETED) | Server.reserved
+            or_(Server.host_id == host.id, Server.other_host_id == host.id),
+            (Server.status != Status.DELETED) | Server.reserved,
         )
     )
     if living:
@@ -217,22 +234,10 @@ def _found(session: Session, host_id: UUID, *, lock: bool = False) -> Host:
 
 
 def _held(session: Session) -> dict[UUID, _Use]:
-    rows = session.execute(
-        select(
-            Server.host_id,
-            func.sum(Server.vcpus),
-            func.sum(Server.memory_mib),
-            func.sum(Server.disk_gib),
-            func.count(Server.id),
-        )
-        .where(Server.reserved, Server.placed, Server.host_id.is_not(None))
-        .group_by(Server.host_id)
-    )
-    used = {row[0]: _Use(*(int(value) for value in row[1:])) for row in rows}
-    for host_id, gib in reservations.data_gib(session).items():
-        there = used.get(host_id, _Use())
-        used[host_id] = replace(there, disk_gib=there.disk_gib + gib)
-    return used
+    return {
+        host_id: _Use(held.vcpus, held.memory_mib, held.disk_gib, servers)
+        for host_id, (held, servers) in reservations.held_by_host(session).items()
+    }
 
 
 def _view(host: Host, use: _Use) -> HostView:

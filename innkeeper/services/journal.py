@@ -46,6 +46,7 @@ from innkeeper.services import (
     layering,
     lineage,
     policies,
+    reservations,
     resizing,
 )
 from innkeeper.services.blueprint import Blueprint
@@ -160,7 +161,10 @@ def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = Fal
         row.state, row.detail, row.ended_at = ("undoing" if undo else "begun"), None, None
         session.flush()
         subject = lineage.subject_of(operation, step)
-        plan = blueprint.load(session, held.operation_id, row, done=was_done, subject=subject)
+        side = blueprint.side_of(operation, step)
+        plan = blueprint.load(
+            session, held.operation_id, row, done=was_done, subject=subject, side=side
+        )
         for kind, name in makes(plan) if makes and not undo else ():
             _intend(session, plan, kind, name)
         return plan
@@ -214,16 +218,17 @@ def end(
         row.state = "undone" if undo else "done"
         row.ended_at, row.detail, row.progress = now(), _text(detail or "") or None, None
         server = session.get_one(Server, operation.server_id)
+        host_id = blueprint.side_of(operation, step) or server.host_id
         for kind, name in made:
             session.execute(
-                update(Artifact).where(*_same(server, kind, name)).values(state="present")
+                update(Artifact).where(*_same(host_id, kind, name)).values(state="present")
             )
         for kind, name in removed:
-            session.execute(delete(Artifact).where(*_same(server, kind, name)))
+            session.execute(delete(Artifact).where(*_same(host_id, kind, name)))
 
 
-def _same(server: Server, kind: ArtifactKind, name: str) -> tuple[Any, ...]:
-    return (Artifact.host_id == server.host_id, Artifact.kind == kind, Artifact.name == name)
+def _same(host_id: UUID | None, kind: ArtifactKind, name: str) -> tuple[Any, ...]:
+    return (Artifact.host_id == host_id, Artifact.kind == kind, Artifact.name == name)
 
 
 def fail(held: Claim, step: str, error: str) -> None:
@@ -368,6 +373,7 @@ def _end(session: Session, operation: Operation, server: Server, phase: Phase) -
     operation.phase, operation.ended_at = phase, now()
     operation.secret_request = None
     server.operation_id, server.updated_at = None, now()
+    reservations.settle(session, server)
     if server.status == Status.SHELVED:  # its address and port stay its own, closed
         server.placed = False
         of_server = update(PortForward).where(PortForward.server_id == server.id)

@@ -122,6 +122,7 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
         next((one for one in kept if subject and one.id == str(subject.id)), None),
         disks=tuple(_data_disk(row) for row in attachments.held_by(session, server)),
         disk=_data_disk(one) if one else None,
+        home=host.name if host else "",
     )
 
 
@@ -138,8 +139,15 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
     """
     if seen is None:
         return
-    host = session.get(Host, server.host_id)  # accepting may have placed it anew
-    world = replace(seen.world, resize=resizing.way(operation), host=host.name if host else "")
+    # Accepting may have placed it anew.
+    host = session.get(Host, server.other_host_id or server.host_id)
+    world = replace(
+        seen.world,
+        resize=resizing.way(operation),
+        host=host.name if host else "",
+        live=bool(operation.request.get("live")),
+        pauses=bool(operation.request.get("pauses")),
+    )
     verb = seen.verb
     plan = foresee(verb, world, seen.body)
     facts = seen.facts | {planning.OUTCOME: plan.outcome}
@@ -193,7 +201,8 @@ def _host(
         disk_gib = server.disk_gib
     elif not server.placed:
         disk_gib = 0
-    found = [h for h in reservations.capacities(session, lock=False) if h.host_id == server.host_id]
+    subject = server.other_host_id or server.host_id
+    found = [h for h in reservations.capacities(session, lock=False) if h.host_id == subject]
     for host in found:
         free = host.free
         return HostRoom(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from uuid import UUID
 
-from sqlalchemy import case, func, select
+from sqlalchemy import case, delete, func, select
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import (
@@ -66,25 +66,7 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
     if lock:  # key_share: the journal may still write rows that refer to a host
         statement = statement.with_for_update(key_share=True)
     hosts = session.scalars(statement).all()
-    held = {
-        row[0]: Demand(int(row[1]), int(row[2]), int(row[3]))
-        for row in session.execute(
-            select(
-                Server.host_id,
-                func.sum(Server.vcpus),
-                func.sum(Server.memory_mib),
-                func.sum(Server.disk_gib),
-            )
-            .where(Server.reserved, Server.placed)
-            .group_by(Server.host_id)
-        )
-    }
-    for host_id, memories in probes(session).items():
-        servers = held.get(host_id, Demand(0, 0, 0))
-        held[host_id] = replace(servers, memory_mib=servers.memory_mib + sum(memories))
-    for host_id, gib in data_gib(session).items():
-        there = held.get(host_id, Demand(0, 0, 0))
-        held[host_id] = replace(there, disk_gib=there.disk_gib + gib)
+    held = held_by_host(session)
     ports = dict(
         session.execute(
             select(PortForward.host_id, func.count(PortForward.id)).group_by(PortForward.host_id)
@@ -103,12 +85,96 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
             host.disk_gib,
             host.cpu_overcommit,
             host.memory_overcommit,
-            held.get(host.id, Demand(0, 0, 0)),
+            held[host.id][0] if host.id in held else Demand(0, 0, 0),
             last - first + 1 - ports.get(host.id, 0) if host.virt_type != "test" else 1,
             host.reachable,
         )
         for host in hosts
     ]
+
+
+def held_by_host(session: Session) -> dict[UUID, tuple[Demand, int]]:
+    """Return what is held of each host, and by how many servers; one that moves takes of two."""
+    found: dict[UUID, tuple[Demand, int]] = {}
+    for place in (Server.host_id, Server.other_host_id):
+        rows = session.execute(
+            select(
+                place,
+                func.sum(Server.vcpus),
+                func.sum(Server.memory_mib),
+                func.sum(Server.disk_gib),
+                func.count(Server.id),
+            )
+            .where(Server.reserved, Server.placed, place.is_not(None))
+            .group_by(place)
+        )
+        for host_id, *sums in rows:
+            more = [int(value) for value in sums]
+            held, servers = found.get(host_id, (Demand(0, 0, 0), 0))
+            taken = (held.vcpus + more[0], held.memory_mib + more[1], held.disk_gib + more[2])
+            found[host_id] = (Demand(*taken), servers + more[3])
+    nothing = Demand(0, 0, 0), 0
+    for host_id, memories in probes(session).items():
+        held, servers = found.get(host_id, nothing)
+        found[host_id] = replace(held, memory_mib=held.memory_mib + sum(memories)), servers
+    for host_id, gib in data_gib(session).items():
+        held, servers = found.get(host_id, nothing)
+        found[host_id] = replace(held, disk_gib=held.disk_gib + gib), servers
+    return found
+
+
+def network_on(session: Session, server: Server, host_id: UUID) -> Network:
+    """Return the network of a server's address as it is on a host; made if new."""
+    cidr = session.scalars(
+        select(Network.cidr)
+        .join(Nic, Nic.network_id == Network.id)
+        .where(Nic.server_id == server.id)
+    ).one()
+    return _network(session, server.project_id, host_id, cidr)
+
+
+def reserve_beside(session: Session, server: Server, host: Host) -> None:
+    """Have a server take of a second host, with its network and port there, until `settle`.
+
+    The caller holds the locks, and has seen that the port is free there.
+    """
+    network_on(session, server, host.id)
+    for forward in session.scalars(select(PortForward).where(PortForward.server_id == server.id)):
+        session.add(
+            PortForward(
+                host_id=host.id,
+                server_id=server.id,
+                port=forward.port,
+                guest_port=forward.guest_port,
+            )
+        )
+    server.other_host_id = host.id
+    session.flush()
+
+
+def change_sides(session: Session, server: Server) -> None:
+    """Make the second host of a server its host; the first one stays reserved until `settle`."""
+    new, old = server.other_host_id, server.host_id
+    if new is None:
+        return
+    there = network_on(session, server, new)
+    nics = session.scalars(select(Nic).where(Nic.server_id == server.id)).all()
+    for nic in nics:
+        nic.network_id = there.id
+        for address in session.scalars(select(Address).where(Address.nic_id == nic.id)):
+            address.network_id = there.id
+    server.host_id, server.other_host_id = new, old
+    session.flush()
+
+
+def settle(session: Session, server: Server) -> None:
+    """Give back what a server holds of a second host."""
+    session.execute(
+        delete(PortForward).where(
+            PortForward.server_id == server.id, PortForward.host_id != server.host_id
+        )
+    )
+    server.other_host_id = None
 
 
 def _network(session: Session, project_id: UUID, host_id: UUID, cidr: str | None = None) -> Network:

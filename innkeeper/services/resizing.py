@@ -78,7 +78,7 @@ def prepare(
     room = Room(host.vcpus, settings().memory_headroom)
     found = resize(shape_of(server), wanted, room, runs=server.status == Status.ACTIVE)
     _refuse_under_memory(session, server, found)
-    allowed = body.allow_power_cycle or dry_run or _in_window(server)
+    allowed = body.allow_power_cycle or dry_run or in_window(server)
     if found.obstacles and not allowed:
         reasons = "; ".join(f"{subject}: {why}" for subject, why in found.obstacles.items())
         raise PowerCycleNeeded(
@@ -97,7 +97,8 @@ def prepare(
     }
 
 
-def _in_window(server: Server) -> bool:
+def in_window(server: Server) -> bool:
+    """Tell whether a server may be interrupted now without being asked."""
     text = server.maintenance_window
     return text is not None and maintenance.parse(text).open_at(now())
 

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Row, Select, and_, select
 from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
@@ -45,7 +45,10 @@ def _details(ids: list[UUID]) -> Select[Any]:
         .join(Plan, Plan.id == Server.plan_id)
         .outerjoin(Nic, Nic.server_id == Server.id)
         .outerjoin(Address, Address.nic_id == Nic.id)
-        .outerjoin(PortForward, PortForward.server_id == Server.id)
+        .outerjoin(
+            PortForward,
+            and_(PortForward.server_id == Server.id, PortForward.host_id == Server.host_id),
+        )
         .where(Server.id.in_(ids))
     )
 

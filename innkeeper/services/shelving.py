@@ -58,7 +58,7 @@ def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[s
         raise NotFound(f"There is no host '{body.host}': see `innkeeper host list`.")
     demand = Demand(server.vcpus, server.memory_mib, server.disk_gib)
     capacities = reservations.capacities(session, lock=True)
-    verdict = place(demand, [_judged(session, server, host, body.host) for host in capacities])
+    verdict = place(demand, [judged(session, server, host, body.host) for host in capacities])
     host = session.get_one(Host, require_chosen(verdict))
     reservations.move(session, server, host)
     room = resizing.fresh_shape(demand, host)  # what it can grow to live is the new host's matter
@@ -66,8 +66,11 @@ def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[s
     return {"verdict": verdict.as_dict()}
 
 
-def _judged(session: Session, server: Server, capacity: Capacity, wanted: str | None) -> Capacity:
-    """Return a host with what this one server has against it; it brings its own port."""
+def judged(session: Session, server: Server, capacity: Capacity, wanted: str | None) -> Capacity:
+    """Return a host with what this one server has against it; it brings its own port.
+
+    `wanted` is the name of the only host that was asked for, if one was.
+    """
     objections = []
     if wanted not in {None, capacity.name}:
         objections.append(ANOTHER)

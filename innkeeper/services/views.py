@@ -245,6 +245,34 @@ class HostView(View):
     created_at: datetime
 
 
+class DrainStepView(View):
+    """What becomes of one server of a host that is evacuated."""
+
+    server_id: UUID
+    server: str
+    state: Literal["waits", "moves", "moved", "stays"]
+    host: str | None = None
+    operation_id: UUID | None = None
+    effect: Effect | None = None
+    interruption: str | None = None
+    reason: str | None = None
+
+
+class DrainView(View):
+    """The evacuation of a host; of a dry run without an id."""
+
+    id: UUID | None
+    host_id: UUID
+    host: str
+    phase: Literal["planned", "running", "done", "incomplete", "stopped"]
+    parallel: int
+    allow_power_cycle: bool
+    attempt: int = 0
+    servers: list[DrainStepView]
+    created_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
 class Size(View):
     """vCPUs, memory and disk."""
 

@@ -89,7 +89,7 @@ def _body(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
         name = f"twin-{uuid4().hex[:8]}"
         mode: Literal["linked", "full"] = data.draw(st.sampled_from(["linked", "full"]))
         return CloneRequest(name=name, mode=mode)
-    return REQUESTS[verb]()
+    return matrix.BODIES.get(verb) or REQUESTS[verb]()
 
 
 def _disk(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:

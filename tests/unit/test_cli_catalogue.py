@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from paper_api import NOW, PROJECT, PaperApi, ident, page, run
 
 
@@ -166,3 +167,46 @@ def test_plans_projects_keys_roles(paper: PaperApi) -> None:
     assert "by id" in run("key", "revoke", "ci", "-y", code=4).stderr
     assert "docker" in run("role", "list").stdout
     assert re.search(r"users +list +null +Who", run("role", "show", "docker").stdout)
+
+
+def _a_drain(phase: str, **states: str) -> dict[str, Any]:
+    return {
+        "id": None if phase == "planned" else ident("drain"),
+        "host_id": ident("alpha"),
+        "host": "alpha",
+        "phase": phase,
+        "parallel": 2,
+        "allow_power_cycle": False,
+        "servers": [
+            {
+                "server_id": ident(name),
+                "server": name,
+                "state": state,
+                "host": "beta",
+                "reason": "it has snapshots" if state == "stays" else None,
+            }
+            for name, state in states.items()
+        ],
+    }
+
+
+def test_a_drain_is_planned_waited_for_and_names_who_stays(
+    paper: PaperApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("innkeeper.cli.host.POLL_SECONDS", 0.0)
+    path = f"/hosts/{ident('alpha')}/drain"
+    paper.on("GET", "/hosts", [[a_host()]])
+    paper.on("POST", path, _a_drain("planned", web="waits"))
+    told = run("host", "drain", "alpha", "--dry-run").stdout
+    assert "drain planned" in told
+    assert "beta" in told
+    assert paper.sent("POST", path)[-1].url.params["dry_run"] == "true"
+    paper.on("POST", path, _a_drain("running", web="moves"))
+    paper.on("GET", path, [_a_drain("running", web="moves"), _a_drain("done", web="moved")])
+    done = run("host", "drain", "alpha", "--wait", "--parallel", "3", "--allow-power-cycle")
+    assert "drain done" in done.stdout
+    assert paper.bodies("POST", path)[-1] == {"parallel": 3, "allow_power_cycle": True}
+    paper.on("POST", path, _a_drain("incomplete", web="moved", db="stays"))
+    refused = run("host", "drain", "alpha", "--wait", code=1)
+    assert "it has snapshots" in refused.stdout
+    assert "These stay: db." in refused.stderr

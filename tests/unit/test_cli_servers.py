@@ -87,6 +87,18 @@ def test_create_of_several_stops_at_the_first_refusal(paper: PaperApi) -> None:
         ),
         (["unshelve", "web"], "POST", "/actions/unshelve", {}),
         (["unshelve", "web", "--host", "b"], "POST", "/actions/unshelve", {"host": "b"}),
+        (
+            ["migrate", "web"],
+            "POST",
+            "/actions/migrate",
+            {"mode": "auto", "allow_power_cycle": False},
+        ),
+        (
+            ["migrate", "web", "--host", "b", "--cold", "--allow-power-cycle"],
+            "POST",
+            "/actions/migrate",
+            {"mode": "cold", "allow_power_cycle": True, "host": "b"},
+        ),
         (["flatten", "web"], "POST", "/actions/flatten", {}),
         (["rebuild", "web", "--yes"], "POST", "/actions/rebuild", {}),
         (["rebuild", "web", "-y", "--image", "t"], "POST", "/actions/rebuild", {"image": "t"}),

@@ -17,6 +17,7 @@ from innkeeper.domain.planning import PlanOutdated
 from innkeeper.domain.specs import (
     CloneRequest,
     DeleteSnapshotRequest,
+    MigrateRequest,
     ResizeRequest,
     RevertRequest,
     ServerRequest,
@@ -24,7 +25,7 @@ from innkeeper.domain.specs import (
     VerifySnapshotRequest,
 )
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, QuotaExceeded
-from innkeeper.services import accept
+from innkeeper.services import accept, reservations
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import ChangePlan, OperationView
 
@@ -113,14 +114,17 @@ def test_a_dry_run_of_every_verb_leaves_nothing(catalogue: Catalogue) -> None:
             assert (seen.verb, seen.server_id, seen.server) == (verb, server_id, "web")
             assert seen.changes
             put(server_id, operation_id=None)
-            body = ResizeRequest(plan="small", allow_power_cycle=True)
-            consent = body if verb is Verb.RESIZE else None
+            consent = {
+                Verb.RESIZE: ResizeRequest(plan="small", allow_power_cycle=True),
+                Verb.MIGRATE: MigrateRequest(allow_power_cycle=True),
+            }.get(verb)
             assert ask(verb, server_id, consent, digest=seen.digest).verb == verb
             put(server_id, operation_id=None)
             with transaction() as session:
                 for row in session.query(Snapshot):
                     row.phase = "ready"
                 session.query(DataDisk).delete()
+                reservations.settle(session, session.get_one(Server, server_id))
             put(server_id, vcpus=1, memory_mib=192, disk_gib=1)
 
 

@@ -4,25 +4,20 @@ What a kill does to it is shown by tests/flows/test_kill_matrix.py.
 """
 
 import stat
-from typing import Any
-from uuid import UUID
 
-import libvirt
 import pytest
 from conftest import Catalogue, Race
 from journaled import artifacts, carried
-from pydantic import BaseModel
+from two_hosts import NOTHING, Life, used
 
 from innkeeper.db.models import Address, Disk, Host, Network, Nic, Server, ShelfFile
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
-from innkeeper.domain.naming import POOL, server_of
+from innkeeper.domain.naming import POOL
 from innkeeper.domain.specs import SnapshotRequest, UnshelveRequest
 from innkeeper.domain.steps import STEPS
 from innkeeper.errors import Conflict, InnkeeperError, NoHostFits, NotFound, QuotaExceeded
 from innkeeper.hypervisor import guest, network, storage
-from innkeeper.hypervisor.connection import connect
-from innkeeper.hypervisor.errors import Absent
 from innkeeper.images import shelf, store
 from innkeeper.services import (
     accept,
@@ -36,7 +31,7 @@ from innkeeper.services import (
     shelves,
     survey,
 )
-from innkeeper.services.views import OperationView, ServerView
+from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 from tasks import reconciliation
 from tasks.seed import identity_of
@@ -44,76 +39,9 @@ from tasks.seed import identity_of
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
-class Life:
-    """A server on one of two simulated hosts and what is done to it."""
-
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
-        self.server_id = self.create("web")
-
-    def create(self, name: str) -> UUID:
-        view = carried(self.catalogue.create(name))
-        assert view.phase is Phase.SUCCEEDED, view.error
-        return view.server_id
-
-    def ask(self, verb: Verb, body: BaseModel | None = None) -> OperationView:
-        return accept.request(verb, self.server_id, body, project_id=None, actor="me")
-
-    def do(self, verb: Verb, body: BaseModel | None = None, *, failing: str = "") -> OperationView:
-        ended = carried(self.ask(verb, body), failing=failing)
-        assert (ended.phase is Phase.FAILED) == bool(failing), ended.error
-        return ended
-
-    def shelve(self) -> ServerView:
-        self.do(Verb.SHELVE)
-        assert survey.audit() == []
-        return self.view
-
-    def unshelve(self, host: str | None = None) -> ServerView:
-        self.do(Verb.UNSHELVE, UnshelveRequest(host=host))
-        assert survey.audit() == []
-        return self.view
-
-    @property
-    def view(self) -> ServerView:
-        return servers.get(self.server_id)
-
-    @property
-    def file(self) -> ShelfFile:
-        with transaction() as session:
-            return session.get_one(ShelfFile, self.server_id)
-
-    def conn(self, host: str) -> libvirt.virConnect:
-        return connect(hosts.get(self.catalogue.host_ids[host]).uri)
-
-    def here(self, host: str) -> tuple[list[UUID], list[str], list[str]]:
-        """Return the server's domain, files and DHCP entries on a host."""
-        conn = self.conn(host)
-        domains = [d.server_id for d in guest.owned(conn) if d.server_id == self.server_id]
-        try:
-            names = [n for n in storage.volume_names(conn, POOL) if server_of(n) == self.server_id]
-        except Absent:
-            names = []
-        macs = [
-            entry.mac
-            for found in network.network_names(conn)
-            if found.startswith("innkeeper-")
-            for entry in network.dhcp_hosts(conn, found)
-        ]
-        return domains, names, [mac for mac in macs if mac == self.view.mac]
-
-
 @pytest.fixture
 def life(catalogue: Catalogue) -> Life:
     return Life(catalogue)
-
-
-NOTHING: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
-
-
-def _used(host: str) -> tuple[int, int, int]:
-    view = next(view for view in hosts.all() if view.name == host)
-    return view.reserved_vcpus, view.reserved_memory_mib, view.reserved_disk_gib
 
 
 @pytest.mark.parametrize("first", [None, Verb.STOP])
@@ -124,12 +52,12 @@ def test_a_shelved_server_leaves_its_host_and_keeps_what_is_its_own(
         life.do(first)
     before = life.view
     assert before.host == "alpha"
-    assert _used("alpha") == (1, 192, 1)
+    assert used("alpha") == (1, 192, 1)
     after = life.shelve()
     assert after.status is Status.SHELVED
     assert life.here("alpha") == NOTHING
     assert artifacts() == {}
-    assert _used("alpha") == (0, 0, 0)
+    assert used("alpha") == (0, 0, 0)
     assert (after.address, after.mac, after.ssh_port) == (
         before.address,
         before.mac,
@@ -161,7 +89,7 @@ def test_it_comes_back_on_the_other_host_with_address_and_port(life: Life) -> No
     domains, files, entries = life.here("beta")
     assert (domains, len(files), entries) == ([life.server_id], 2, [after.mac])
     assert shelf.sizes() == {}
-    assert (_used("alpha"), _used("beta")) == ((0, 0, 0), (1, 192, 1))
+    assert (used("alpha"), used("beta")) == ((0, 0, 0), (1, 192, 1))
     life.shelve()
     assert life.unshelve("alpha").address == before.address
     life.do(Verb.DELETE)
@@ -222,7 +150,7 @@ def test_capacity_and_quota_are_asked_again(life: Life) -> None:
     life.catalogue.set_quota(vcpus=0, servers=0, disk_gib=0)
     with pytest.raises(QuotaExceeded, match="0 of 0 vCPUs in use, 1 more asked"):
         life.ask(Verb.UNSHELVE)
-    assert (_used("alpha"), _used("beta")) == ((0, 0, 0), (0, 0, 0))
+    assert (used("alpha"), used("beta")) == ((0, 0, 0), (0, 0, 0))
     life.catalogue.set_quota(vcpus=1)
     life.unshelve()
 
@@ -240,7 +168,7 @@ def test_many_at_once_never_take_more_than_there_is(life: Life, race: Race) -> N
     answers = race(len(asked), unshelve)
     assert sum(isinstance(answer, NoHostFits) for answer in answers) == 3
     assert sum(isinstance(answer, OperationView) for answer in answers) == 3
-    assert _used("alpha")[1] == 3 * 192
+    assert used("alpha")[1] == 3 * 192
 
 
 @pytest.mark.parametrize("failing", ["rest", "shelve-disk"])
@@ -253,7 +181,7 @@ def test_an_undone_shelving_leaves_all_as_it_was(life: Life, failing: str, statu
     assert life.view.status is status
     assert life.here("alpha") == files
     assert shelf.sizes() == {}
-    assert _used("alpha") == (1, 192, 1)
+    assert used("alpha") == (1, 192, 1)
     assert survey.audit() == []
 
 
@@ -264,7 +192,7 @@ def test_an_undone_unshelving_leaves_the_shelf_as_it_was(life: Life, failing: st
     life.do(Verb.UNSHELVE, UnshelveRequest(host="beta"), failing=failing)
     assert life.view.status is Status.SHELVED
     assert (life.here("alpha"), life.here("beta")) == (NOTHING, NOTHING)
-    assert _used("beta") == (0, 0, 0)
+    assert used("beta") == (0, 0, 0)
     assert (life.file.name, life.file.sha256) == before
     shelf.require_whole(life.file.name, life.file.size_bytes)
     assert survey.audit() == []

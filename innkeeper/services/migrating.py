@@ -1,0 +1,152 @@
+"""Where a server moves to, and how: decided in the accepting transaction."""
+
+from dataclasses import replace
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from innkeeper.contracts import Claim
+from innkeeper.db.models import Disk, Host, Nic, Server
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import Status
+from innkeeper.domain.placement import Capacity, Demand, Verdict, place, require_chosen
+from innkeeper.domain.specs import MigrateRequest
+from innkeeper.errors import Conflict, InvalidRequest, NotFound
+from innkeeper.services import events, journal, reservations, resizing, shelving
+from innkeeper.services.resizing import PowerCycleNeeded
+
+HERE = "the server is there already"
+
+
+def prepare(
+    session: Session, server: Server, body: BaseModel, *, dry_run: bool = False
+) -> dict[str, Any]:
+    """Choose the host that a server moves to, reserve what it takes there, and say how it moves.
+
+    Until the end it takes of both hosts; the quota is not touched. The caller holds the locks of
+    project and server. Other verbs need nothing of this.
+
+    Raises:
+        Conflict, NoHostFits, NotFound, InvalidRequest, PowerCycleNeeded: nothing was reserved.
+    """
+    if not isinstance(body, MigrateRequest):
+        return {}
+    _refuse_further_devices(session, server)
+    runs = server.status == Status.ACTIVE
+    if body.mode == "live" and not runs:
+        raise InvalidRequest(
+            f"'{server.name}' is stopped, so there is nothing to move live: leave the mode out."
+        )
+    if body.host and not session.scalar(select(Host.id).where(Host.name == body.host)):
+        raise NotFound(f"There is no host '{body.host}': see `innkeeper host list`.")
+    old = session.get_one(Host, server.host_id)
+    wants_live = runs and body.mode != "cold"
+    verdict = _judge(session, server, old, body.host, live=wants_live)
+    live = wants_live and (verdict.chosen is not None or body.mode == "live")
+    if not live and wants_live:
+        verdict = _judge(session, server, old, body.host, live=False)
+    new = session.get_one(Host, require_chosen(verdict))
+    cycles = runs and not live
+    if cycles and not (body.allow_power_cycle or dry_run or resizing.in_window(server)):
+        raise PowerCycleNeeded(
+            f"'{server.name}' cannot go to {new.name} while it runs. Pass allow_power_cycle "
+            "(--allow-power-cycle), ask in its maintenance window "
+            f"({server.maintenance_window or 'it has none'}), or look at the plan (--dry-run)."
+        )
+    reservations.reserve_beside(session, server, new)
+    return {
+        "verdict": verdict.as_dict(),
+        "sides": [str(old.id), str(new.id)],
+        "live": live,
+        "pauses": live and old.virt_type == "qemu",  # see `hypervisor.migration.migrate`
+        "window": server.maintenance_window if cycles and not body.allow_power_cycle else None,
+    }
+
+
+def switch_host(held: Claim) -> None:
+    """Make the host that a server moves to its own, and pass the point of no return, in one.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        operation = journal.hold(session, held)
+        if operation.request.get(journal.COMMITTED):
+            return
+        server = session.get_one(Server, held.server_id)
+        names = [
+            session.get_one(Host, host_id).name
+            for host_id in (server.host_id, server.other_host_id)
+        ]
+        reservations.change_sides(session, server)
+        operation.request = operation.request | {journal.COMMITTED: True}
+        events.record(
+            session,
+            "server.moved",
+            actor=operation.actor,
+            project_id=server.project_id,
+            server_id=server.id,
+            operation_id=operation.id,
+            before={"host": names[0]},
+            after={"host": names[1]},
+        )
+
+
+def _refuse_further_devices(session: Session, server: Server) -> None:
+    rows = session.scalars(select(Disk).where(Disk.server_id == server.id)).all()
+    if any(row.base_snapshot_id for row in rows):
+        raise Conflict(
+            f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
+            f"first (`innkeeper server flatten {server.name}`)."
+        )
+    cards = session.scalars(select(Nic.id).where(Nic.server_id == server.id)).all()
+    if len(cards) > 1:
+        raise Conflict(
+            f"'{server.name}' has {len(cards)} network cards, and only one can be moved: detach "
+            "the others first."
+        )
+    if len(rows) > 1:
+        disks = ", ".join(sorted(row.volume for row in rows))
+        raise Conflict(
+            f"'{server.name}' has {len(rows)} disks ({disks}), and only the root disk can be "
+            "moved: detach the others first."
+        )
+
+
+def _judge(
+    session: Session, server: Server, old: Host, wanted: str | None, *, live: bool
+) -> Verdict:
+    demand = Demand(server.vcpus, server.memory_mib, server.disk_gib)
+    hosts = [
+        _judged(session, server, old, capacity, wanted, live=live)
+        for capacity in reservations.capacities(session, lock=True)
+    ]
+    return place(demand, hosts)
+
+
+def _judged(
+    session: Session,
+    server: Server,
+    old: Host,
+    capacity: Capacity,
+    wanted: str | None,
+    *,
+    live: bool,
+) -> Capacity:
+    """Return a host with what this server, as it is to move, has against it."""
+    found = shelving.judged(session, server, capacity, wanted)
+    if capacity.host_id == old.id:
+        return replace(found, objections=(HERE,))
+    obstacle = _obstacle(old, session.get_one(Host, capacity.host_id)) if live else None
+    return replace(found, objections=(*found.objections, obstacle)) if obstacle else found
+
+
+def _obstacle(old: Host, new: Host) -> str | None:
+    """Say why a running guest cannot go from one host to another."""
+    if "test" in {old.virt_type, new.virt_type}:
+        return "a simulated guest cannot move while it runs"
+    if old.virt_type != new.virt_type:
+        return f"its guests run under {new.virt_type}, not {old.virt_type}: not live"
+    return None

@@ -1,0 +1,196 @@
+"""Where a guest is, and what follows: every pair of what two hosts can say of it."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import libvirt
+import pytest
+
+from innkeeper.errors import HostUnreachable
+from innkeeper.hypervisor import guest, migration, storage
+from innkeeper.hypervisor.migration import Side, Way
+from innkeeper.hypervisor.power import PowerState
+from innkeeper.hypervisor.xml.element import parse
+from innkeeper.services import migrating
+from tasks import migrate
+from tasks.migrate import GuestGone
+
+RUNS = Side(PowerState.RUNNING, runs=True)
+STANDS = Side(PowerState.PAUSED)
+FULL = Side(PowerState.PAUSED, runs=True)  # its pool there is full: it was let run before
+OFF = Side(PowerState.OFF)
+LEFT = Side(PowerState.OFF, left=True)
+NONE = Side(None)
+ARRIVED, STAYS, GONE = "arrived", "stays", "gone"
+
+
+class Hosts:
+    """Two hosts that say what they are told to, and note what is done to the guest there."""
+
+    def __init__(self, old: Side, new: Side | None) -> None:
+        self.sides = {"old": old, "new": new}
+        self.done: list[str] = []
+
+    def connect(self, uri: str, *_: Any) -> str:
+        if self.sides[uri] is None:
+            raise HostUnreachable(f"The host {uri} does not answer.")
+        return uri
+
+    def look(self, host: str, _server_id: object) -> Side:
+        side = self.sides[host]
+        assert side is not None
+        return side
+
+    def destroy(self, host: str, _server_id: object) -> None:
+        self.done.append(f"destroyed at the {host}")
+        self.sides[host] = OFF
+
+    def start(self, host: str, _server_id: object) -> None:
+        running = [name for name, side in self.sides.items() if side and side.runs]
+        assert running == [], "two of it would run"
+        self.done.append(f"let run at the {host}")
+
+    def switch_host(self, _claim: object) -> None:
+        self.done.append("switched")
+
+
+@pytest.fixture
+def hosts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Hosts:
+    made = Hosts(*request.param)
+    monkeypatch.setattr(migrate, "connect", made.connect)
+    monkeypatch.setattr(migration, "look", made.look)
+    monkeypatch.setattr(migration, "abort", lambda *_: None)
+    monkeypatch.setattr(migration, "await_end", lambda *_: None)
+    monkeypatch.setattr(guest, "destroy", made.destroy)
+    monkeypatch.setattr(guest, "start", made.start)
+    monkeypatch.setattr(migrating, "switch_host", made.switch_host)
+    return made
+
+
+def blueprint(**notes: Any) -> Any:
+    old, new = (SimpleNamespace(uri=name, name=name) for name in ("old", "new"))
+    return SimpleNamespace(
+        server_id=uuid4(),
+        name="web",
+        host=old,
+        there=SimpleNamespace(host=new),
+        request={"live": True},
+        step_data=notes,
+        claim=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("hosts", "end", "done"),
+    [
+        ((RUNS, NONE), STAYS, []),
+        ((RUNS, OFF), STAYS, []),
+        ((RUNS, STANDS), STAYS, ["destroyed at the new"]),
+        ((STANDS, RUNS), ARRIVED, []),
+        ((STANDS, FULL), ARRIVED, []),
+        ((STANDS, STANDS), STAYS, ["destroyed at the new", "let run at the old"]),
+        ((STANDS, OFF), STAYS, ["let run at the old"]),
+        ((FULL, OFF), STAYS, []),
+        ((LEFT, RUNS), ARRIVED, []),
+        ((LEFT, OFF), ARRIVED, []),  # it shut itself down there
+        ((OFF, RUNS), ARRIVED, []),
+        ((OFF, OFF), GONE, []),  # it shut itself down here
+        ((OFF, STANDS), GONE, ["destroyed at the new"]),
+    ],
+    indirect=["hosts"],
+)
+def test_where_it_goes_on(hosts: Hosts, end: str, done: list[str]) -> None:
+    told = SimpleNamespace(tell=lambda *_: None)
+    if end is GONE:
+        with pytest.raises(GuestGone, match="went off"):
+            migrate._arrived(blueprint(), told)  # type: ignore[arg-type]
+    else:
+        assert migrate._arrived(blueprint(), told) is (end is ARRIVED)  # type: ignore[arg-type]
+    assert hosts.done == done
+
+
+@pytest.mark.parametrize(
+    ("hosts", "done"),
+    [
+        ((RUNS, OFF), []),
+        ((RUNS, None), []),  # nobody has to ask a host that is silent
+        ((STANDS, RUNS), ["switched"]),
+        ((STANDS, STANDS), ["destroyed at the new", "let run at the old"]),
+        ((LEFT, OFF), ["switched"]),
+        ((OFF, RUNS), ["switched"]),
+        ((OFF, OFF), ["destroyed at the new"]),
+    ],
+    indirect=["hosts"],
+)
+def test_an_undo_takes_it_back_or_leaves_it_where_it_runs(hosts: Hosts, done: list[str]) -> None:
+    migrate.take_back(blueprint(leaving=True))
+    assert hosts.done == done
+
+
+@pytest.mark.parametrize("hosts", [(STANDS, None), (OFF, None)], indirect=True)
+def test_nobody_decides_while_the_only_one_who_knows_is_silent(hosts: Hosts) -> None:
+    with pytest.raises(HostUnreachable):
+        migrate.take_back(blueprint(leaving=True))
+    assert hosts.done == []
+    assert migrate.take_back(blueprint()) == "it never left"
+
+
+def test_its_document_names_what_is_there() -> None:
+    document = """<domain><devices>
+      <disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
+        <source file='/a/root' index='2'/><backingStore type='file'><source file='/a/image'/>
+        </backingStore><target dev='vda' bus='virtio'/></disk>
+      <disk type='file' device='disk'><source file='/a/seed' index='1'/><target dev='vdz'/></disk>
+      <interface type='network'><mac address='52:54:00:00:00:01'/>
+        <source network='n' portid='x' bridge='ik-a'/></interface>
+    </devices></domain>"""
+    made = parse(
+        migration.elsewhere(document, {"/a/root": "/b/root", "/a/seed": "/b/seed"}, {"n": "m"})
+    )
+    assert [s.attrib for s in made.iterfind("devices/disk/source")] == [
+        {"file": "/b/root"},
+        {"file": "/b/seed"},
+    ]
+    assert made.findall(".//backingStore") == []
+    assert [s.attrib for s in made.iterfind("devices/interface/source")] == [{"network": "m"}]
+    assert made.find("devices/interface/mac") is not None
+
+
+@pytest.mark.parametrize(
+    ("way", "uri", "disks"),
+    [
+        (Way(address="192.0.2.7"), "tcp://192.0.2.7", None),
+        (Way(address="2001:db8::7"), "tcp://[2001:db8::7]", None),
+        (Way(sockets=Path("/p/.x")), "unix:///p/.x.memory", "unix:///p/.x.disks"),
+    ],
+)
+def test_the_way(way: Way, uri: str, disks: str | None) -> None:
+    made = way.parameters()
+    assert made[libvirt.VIR_MIGRATE_PARAM_URI] == uri
+    assert made.get(libvirt.VIR_MIGRATE_PARAM_DISKS_URI) == disks
+
+
+def test_no_socket_is_left(tmp_path: Path) -> None:
+    for name in ("x.memory", "x.disks", "y.disks"):
+        (tmp_path / name).touch()
+    Way(sockets=tmp_path / "x").forget()
+    Way(sockets=tmp_path / "x").forget()
+    Way(address="192.0.2.7").forget()
+    assert [path.name for path in tmp_path.iterdir()] == ["y.disks"]
+
+
+@pytest.mark.parametrize("hosts", [(LEFT, OFF), (LEFT, RUNS), (STANDS, RUNS)], indirect=True)
+def test_a_disk_that_the_guest_went_to_is_never_made_anew(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("the guest's disk was replaced")
+
+    monkeypatch.setattr(storage, "ensure_volume", forbidden)
+    monkeypatch.setattr(storage, "delete_volume", forbidden)
+    b = blueprint(leaving=True)
+    there = SimpleNamespace(**vars(b) | {"host": b.there.host, "there": b, "committed": False})
+    assert "guest is on it" in (migrate.carry_disk.effect(there) or "")  # type: ignore[arg-type]
+    assert hosts.done == []
