@@ -44,7 +44,7 @@ EXPAND = f"""{_BLOCK}
     *) echo "do not know how to grow ${{mounts##* }}"; exit 3 ;;
   esac >/dev/null
   df -k "$place" | awk -v place="$place" \
-    'END {{print "file system at " place " of " int($(NF - 4) / 1024) " MiB"}}'
+    'END {{print "file system at " place " of " int($2 / 1024) " MiB"}}'
   exit 0
 done
 echo "the guest does not see the disk"
