@@ -41,7 +41,7 @@ from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
 from innkeeper.services import (
     attachments,
-    blueprint,
+    drafting,
     events,
     layering,
     lineage,
@@ -161,8 +161,8 @@ def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = Fal
         row.state, row.detail, row.ended_at = ("undoing" if undo else "begun"), None, None
         session.flush()
         subject = lineage.subject_of(operation, step)
-        side = blueprint.side_of(operation, step)
-        plan = blueprint.load(
+        side = drafting.side_of(operation, step)
+        plan = drafting.load(
             session, held.operation_id, row, done=was_done, subject=subject, side=side
         )
         for kind, name in makes(plan) if makes and not undo else ():
@@ -218,7 +218,7 @@ def end(
         row.state = "undone" if undo else "done"
         row.ended_at, row.detail, row.progress = now(), _text(detail or "") or None, None
         server = session.get_one(Server, operation.server_id)
-        host_id = blueprint.side_of(operation, step) or server.host_id
+        host_id = drafting.side_of(operation, step) or server.host_id
         for kind, name in made:
             session.execute(
                 update(Artifact).where(*_same(host_id, kind, name)).values(state="present")

@@ -21,7 +21,7 @@ from innkeeper.hypervisor import guest, network, storage
 from innkeeper.images import shelf, store
 from innkeeper.services import (
     accept,
-    blueprint,
+    drafting,
     hosts,
     journal,
     operations,
@@ -339,7 +339,7 @@ def test_the_guest_stays_the_instance_that_it_was(life: Life, *, rebuilt: bool) 
     life.shelve()
     view = life.ask(Verb.UNSHELVE)
     with transaction() as session:
-        plan = blueprint.load(session, view.id)
+        plan = drafting.load(session, view.id)
     assert identity_of(plan).instance_id == f"{life.server_id}-{born.hex[:8]}"
 
 
