@@ -218,7 +218,7 @@ def _watch(b: Blueprint) -> Verdict:
             return verification.by_agent(time.monotonic() - begun, _errors(b))
         console = consoles.probe_output(b.host.channel, b.server_id)
         if why := verification.trouble(console):
-            return Verdict("failed", why)
+            return _up_to_disks(b, Verdict("failed", why))
         if verification.at_login(console):
             prompt = waited if prompt is None else prompt
             if waited - prompt > AGENT_SECONDS:
@@ -231,7 +231,12 @@ def _watch(b: Blueprint) -> Verdict:
         time.sleep(POLL_SECONDS)
     if prompt is not None:
         return verification.by_login(prompt)
-    return verification.silent(console, limit, had_agent=b.snapshot.kind == "quiesced")
+    silent = verification.silent(console, limit, had_agent=b.snapshot.kind == "quiesced")
+    return _up_to_disks(b, silent)
+
+
+def _up_to_disks(b: Blueprint, verdict: Verdict) -> Verdict:
+    return verification.without_disks(verdict, [disk.name for disk in b.data.attached])
 
 
 def _by_state(b: Blueprint) -> Verdict | None:

@@ -4,6 +4,7 @@ Linux guests are known by the words below; another system is verified by its gue
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -78,6 +79,20 @@ def silent(console: str, seconds: float, *, had_agent: bool) -> Verdict:
         "not-verifiable",
         f"it has no guest agent and says nothing on its serial console (waited {seconds:.0f} s): "
         "install qemu-guest-agent in it, or add console=ttyS0 to its kernel's command line",
+    )
+
+
+def without_disks(verdict: Verdict, names: Sequence[str]) -> Verdict:
+    """Judge a guest that did not come up, but whose server has data disks that it is without.
+
+    A snapshot has the root disk only, and a guest may wait for a disk that it mounts at boot.
+    """
+    if verdict.outcome != "failed" or not names:
+        return verdict
+    return Verdict(
+        "not-verifiable",
+        f"{verdict.detail}; it was without its server's data disks ({', '.join(names)}), and may "
+        "need them to boot: mount them with `nofail`",
     )
 
 

@@ -60,6 +60,17 @@ def test_what_a_console_says() -> None:
     assert outcomes == ["verified", "verified", "failed"]
 
 
+def test_a_guest_without_its_data_disks_is_not_judged_by_that() -> None:
+    down = judge.silent(BOOT, 180, had_agent=False)
+    assert judge.without_disks(down, []) == down
+    excused = judge.without_disks(down, ["data", "logs"])
+    assert excused.outcome == "not-verifiable"
+    assert down.detail in excused.detail
+    assert "data, logs" in excused.detail
+    up = judge.by_login(3)
+    assert judge.without_disks(up, ["data"]) == up
+
+
 @pytest.mark.parametrize(
     ("states", "pings", "console", "kind", "outcome", "words"),
     [
@@ -107,7 +118,8 @@ def test_what_a_guest_shows(
     monkeypatch.setattr(steps, "Progress", lambda *_: SimpleNamespace(tell=lambda *_: None))
     host = SimpleNamespace(simulated=False, channel="", uri="", name="alpha")
     seen = SimpleNamespace(volume="v", kind=kind)
-    b: Any = SimpleNamespace(host=host, snapshot=seen, server_id=uuid4(), claim=None)
+    data = SimpleNamespace(attached=())
+    b: Any = SimpleNamespace(host=host, snapshot=seen, server_id=uuid4(), claim=None, data=data)
     verdict = steps._boot(b)
     assert (verdict.outcome, words in verdict.detail) == (outcome, True), verdict
     assert calls["boots"] == (steps.BOOTS if states == "off" else 1)
