@@ -28,12 +28,16 @@ from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
 from tasks.clone import LEASE_SECONDS
 from tasks.guest import spec_of
-from tasks.guest_login import answer
+from tasks.guest_login import GuestUnreachable, expect_answer
 from tasks.resize import require_window
 from tasks.shelf import DiskInUse, DiskStacked, Told
 from tasks.step import step
 from tasks.suspension import correct_clock
 from tasks.unshelve import DiskArrivedDamaged
+
+STAND_BY = "stand-by"
+ANSWERED = "answered"
+"""Noted in that step: whether the guest was well enough to answer before it was moved live."""
 
 SWITCH = "switch-over"
 DISK = "carry-disk"
@@ -68,18 +72,26 @@ def _turn(b: Blueprint) -> Iterator[None]:
         yield
 
 
-@step("stand-by")
+def _answers(b: Blueprint) -> bool:
+    return not b.host.simulated and guest.agent_ping(connect(b.host.uri), b.server_id)
+
+
+@step(STAND_BY)
 def stand_by(b: Blueprint) -> str:
     """Shut a running guest down that cannot move while it runs, once its disk is found fit."""
     if b.committed:
         return "done before"
     if not b.host.simulated:
         _require_own_disk(b)
-    if _live(b) or not _runs(b):
-        return "it runs on" if _live(b) else "it is off"
+    if not _runs(b):
+        return "it is off"
+    if _live(b):
+        if ANSWERED not in b.step_data:
+            journal.note(b.claim, STAND_BY, **{ANSWERED: _answers(b)})
+        return "it runs on"
     if "stopping" not in b.step_data:
         require_window(b)
-        journal.note(b.claim, "stand-by", stopping=True)
+        journal.note(b.claim, STAND_BY, stopping=True)
     patience = settings().agent_stop_seconds, settings().acpi_stop_seconds
     return f"stopped ({guest.stop(connect(b.host.uri), b.server_id, *patience)})"
 
@@ -350,5 +362,10 @@ def answer_there(b: Blueprint) -> str:
     """Wait for the guest's answer at the new host's edge, if it runs; set a clock that is late."""
     if not _runs(b):
         return "it is off"
-    said = answer(b, "answer-there")
+    try:
+        said = expect_answer(b, "answer-there")
+    except GuestUnreachable as silent:
+        said = f"it runs, but: {silent}"
+        if journal.noted(b.claim, STAND_BY).get(ANSWERED):
+            migrating.tell_silence(b.claim, str(silent))
     return f"{said}; clock {correct_clock(b)}" if b.request.get("pauses") else said

@@ -94,6 +94,29 @@ def switch_host(held: Claim) -> None:
         )
 
 
+def tell_silence(held: Claim, reason: str) -> None:
+    """Tell, as an event, of a guest that answered before it moved live, and does not any more.
+
+    It may have come to harm on the way, and there is no way back: somebody has to look at it.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        operation = journal.hold(session, held)
+        server = session.get_one(Server, held.server_id)
+        events.record(
+            session,
+            "server.silent-since-move",
+            actor=operation.actor,
+            project_id=server.project_id,
+            server_id=server.id,
+            operation_id=operation.id,
+            reason=f"Its guest agent answered before. {reason} If it hangs, reboot it hard "
+            f"(`innkeeper server reboot {server.name} --hard`).",
+        )
+
+
 def _refuse_further_devices(session: Session, server: Server) -> None:
     rows = session.scalars(select(Disk).where(Disk.server_id == server.id)).all()
     if any(row.base_snapshot_id for row in rows):

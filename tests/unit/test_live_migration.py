@@ -7,14 +7,18 @@ from uuid import uuid4
 
 import libvirt
 import pytest
+from conftest import Catalogue
+from journaled import started
 
+from innkeeper.domain.lifecycle import Status
 from innkeeper.errors import HostUnreachable
 from innkeeper.hypervisor import guest, migration, storage
 from innkeeper.hypervisor.migration import Side, Way
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.hypervisor.xml.element import parse
-from innkeeper.services import migrating
+from innkeeper.services import events, migrating
 from tasks import migrate
+from tasks.guest_login import GuestUnreachable
 from tasks.migrate import GuestGone
 
 RUNS = Side(PowerState.RUNNING, runs=True)
@@ -194,3 +198,30 @@ def test_a_disk_that_the_guest_went_to_is_never_made_anew(
     there = SimpleNamespace(**vars(b) | {"host": b.there.host, "there": b, "committed": False})
     assert "guest is on it" in (migrate.carry_disk.effect(there) or "")  # type: ignore[arg-type]
     assert hosts.done == []
+
+
+@pytest.mark.parametrize(("before", "told"), [(True, 1), (False, 0), (None, 0)])
+def test_a_guest_that_fell_silent_is_told(
+    monkeypatch: pytest.MonkeyPatch, before: bool | None, told: int
+) -> None:
+    def silent(*_: Any) -> str:
+        raise GuestUnreachable("nobody could log in")
+
+    reasons: list[str] = []
+    noted = {} if before is None else {migrate.ANSWERED: before}
+    monkeypatch.setattr(migrate, "expect_answer", silent)
+    monkeypatch.setattr(migrate.journal, "noted", lambda *_: noted)
+    monkeypatch.setattr(migrating, "tell_silence", lambda _claim, why: reasons.append(why))
+    b = blueprint()
+    b.previous_status = Status.ACTIVE
+    assert "nobody could log in" in (migrate.answer_there.effect(b) or "")
+    assert len(reasons) == told
+
+
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+def test_its_silence_is_an_event_that_says_what_to_do(catalogue: Catalogue) -> None:
+    held = started(catalogue)
+    migrating.tell_silence(held, "Nobody could log in.")
+    (event,) = events.page(kind="server.silent-since-move").items
+    assert event.server_id == held.server_id
+    assert "reboot web --hard" in event.reason
