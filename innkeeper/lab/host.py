@@ -54,19 +54,19 @@ namespaces = []
 
 @dataclass(frozen=True, slots=True)
 class HostRecord:
-    """What a lab host keeps for life: its number on the network, identity, and last boot."""
+    """What a lab host keeps for life: its number on the network, and its identity."""
 
     index: int
     host_uuid: str
-    boot_id: str
 
 
 def read_record(layout: HostLayout) -> HostRecord | None:
     """Return the host's record, or nothing when it was never up."""
     try:
-        return HostRecord(**json.loads((layout.folder / "host.json").read_text()))
+        found = json.loads((layout.folder / "host.json").read_text())
     except FileNotFoundError:
         return None
+    return HostRecord(found["index"], found["host_uuid"])
 
 
 def bring_up(layout: HostLayout, first_index: int) -> HostRecord:
@@ -83,6 +83,7 @@ def bring_up(layout: HostLayout, first_index: int) -> HostRecord:
     record = _recorded(layout, first_index)
     if not layout.pinned():
         tear_down(layout)  # halves of an interrupted start or stop
+        _empty_run(layout)
         _write_configuration(layout, record)
         _make_namespaces(layout)
     cable.plug(layout.veth, layout.pins / "net", record.index)
@@ -116,16 +117,23 @@ def _recorded(layout: HostLayout, first_index: int) -> HostRecord:
         (layout.folder / folder).mkdir(parents=True, exist_ok=True)
     layout.pool.mkdir(exist_ok=True)
     old = read_record(layout)
-    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    if old and old.boot_id != boot:  # pid files of another boot name other processes by now
-        shutil.rmtree(layout.run)
-        (layout.run / "libvirt").mkdir(parents=True)
-        (layout.run / "lock").mkdir()
     index = cable.choose_index(old.index if old else None, layout.veth, first_index)
-    fresh = HostRecord(index, old.host_uuid if old else str(uuid.uuid4()), boot)
+    fresh = HostRecord(index, old.host_uuid if old else str(uuid.uuid4()))
     if fresh != old:
         replace_file(layout.folder / "host.json", json.dumps(asdict(fresh)).encode())
     return fresh
+
+
+def _empty_run(layout: HostLayout) -> None:
+    """Empty the host's `/run`, as a boot does.
+
+    What is left there of an earlier boot names processes that have ended, by numbers that others
+    have by now: libvirtd would kill them, as guests that do not answer. And it takes networks for
+    started that are gone.
+    """
+    shutil.rmtree(layout.run)
+    for folder in FOLDERS:
+        (layout.folder / folder).mkdir(parents=True, exist_ok=True)
 
 
 def _write_configuration(layout: HostLayout, record: HostRecord) -> None:

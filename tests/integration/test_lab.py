@@ -1,8 +1,8 @@
 """The lab on this machine's real kernel and libvirt, in homes of the tests' own."""
 
 import contextlib
-import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +19,7 @@ import pytest
 
 from innkeeper.errors import NotFound
 from innkeeper.host.channel import open_channel
+from innkeeper.hypervisor import network
 from innkeeper.hypervisor.connection import connect, forget
 from innkeeper.lab import daemons, host
 from innkeeper.lab.cgroups import ControlGroups
@@ -195,26 +196,30 @@ def test_up_heals_a_host_that_lost_a_namespace(running: RunningLab, lost: str) -
     assert len([p for p in daemons.members(running.layout("lab2")) if p.name() == "libvirtd"]) == 1
 
 
-def test_up_heals_after_a_reboot(running: RunningLab) -> None:
-    """After a reboot nothing of the kernel is left, but pid files name strangers' processes."""
-    layout = running.layout("lab2")
+def test_up_after_down_is_a_boot(running: RunningLab) -> None:
+    """Nothing of the kernel is left by then, but files in /run name the processes of strangers."""
+    layout, uri = running.layout("lab2"), running.hosts()["lab2"].uri
+    start_guest(uri)
+    network.ensure_network(connect(uri), "probe", "ik-probe0", "10.99.7.1/24")
     stranger = subprocess.Popen(["sleep", "60"])
     try:
         host.tear_down(layout)
-        record = json.loads((layout.folder / "host.json").read_text())
-        (layout.folder / "host.json").write_text(json.dumps(record | {"boot_id": "another"}))
+        status = layout.run / "libvirt" / "qemu" / "probe.xml"
+        named = re.sub(r"(<domstatus [^>]*pid=)'\d+'", rf"\1'{stranger.pid}'", status.read_text())
+        assert f"pid='{stranger.pid}'" in named
+        status.write_text(named)
         (layout.run / "libvirtd.pid").write_text(str(stranger.pid))
-        stale = layout.run / "libvirt" / "qemu" / "gone.pid"
-        stale.parent.mkdir(parents=True, exist_ok=True)
-        stale.write_text(str(stranger.pid))
         running.lab.up(2)
-        assert not stale.exists()
-        assert running.lab.running("lab2")
+        left = connect(running.hosts()["lab2"].uri).networkLookupByName("probe")
+        assert left.isActive(), "it starts with its host"
+        left.destroy()
+        left.undefine()
         assert stranger.poll() is None
-        assert connect(running.hosts()["lab2"].uri).getHostname() == "lab2"
+        assert running.lab.running("lab2")
     finally:
         stranger.kill()
         stranger.wait(10)
+        running.lab.up(2)
 
 
 def test_up_replaces_a_host_whose_maker_was_killed(running: RunningLab) -> None:
