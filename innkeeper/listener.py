@@ -140,7 +140,7 @@ class Listener:
         """Follow the hosts until stopped; a database that is away leaves the watchers at work."""
         while not self._end.is_set():
             try:
-                self.follow(_enabled())
+                self.follow(_followed())
             except InnkeeperError as error:
                 logger.warning("The list of hosts cannot be read just now: %s", error)
             self._end.wait(HOSTS_SECONDS)
@@ -166,11 +166,12 @@ class Listener:
                 watcher.start()
 
 
-def _enabled() -> list[Watched]:
+def _followed() -> list[Watched]:
+    """Return all hosts, also disabled ones: what runs there goes on, and may stop, as elsewhere."""
     return [
         Watched(host.id, host.name, host.uri)
         for host in hosts.all()
-        if host.enabled and not host.uri.startswith(_PRIVATE)
+        if not host.uri.startswith(_PRIVATE)
     ]
 
 

@@ -69,6 +69,7 @@ def _turn(b: Blueprint) -> Iterator[None]:
     with concurrency(
         limits, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False
     ):  # a copy that has begun is not given up because Prefect is silent
+        journal.heartbeat(b.claim)  # whoever took over while this waited may be on that disk by now
         yield
 
 
@@ -99,7 +100,7 @@ def stand_by(b: Blueprint) -> str:
 @stand_by.undone_by
 def go_on_as_before(b: Blueprint) -> str:
     """Start the guest where it was, if it was shut down for this."""
-    if _live(b) or not _runs(b):
+    if _live(b) or not _runs(b) or "stopping" not in b.step_data:
         return "it was not touched"
     guest.start(connect(b.host.uri), b.server_id)
     return "running"
@@ -154,6 +155,7 @@ def _empty(b: Blueprint) -> str:
     below = storage.leans_on(old, POOL, b.root_volume)
     size = storage.capacity(old, POOL, b.root_volume)
     backing = storage.volume_path(new, POOL, below.name) if below else None
+    journal.heartbeat(b.claim)  # the next run's it may be by now
     storage.delete_volume(new, POOL, b.root_volume)
     storage.ensure_volume(new, POOL, b.root_volume, size, backing_path=backing)
     return f"{b.root_volume}, {size >> 30} GiB, empty"
@@ -318,6 +320,7 @@ def _arrived(b: Blueprint, told: Told) -> bool:
     if here.left or (there.runs and not here.runs):
         return True
     if there.state not in {None, PowerState.OFF}:
+        journal.heartbeat(b.claim)  # it is the next run's, if this one was taken over
         guest.destroy(new, b.server_id)  # what arrived of it, and was never let run
     _run_on(b, here)
     return False
@@ -350,6 +353,7 @@ def take_back(b: Blueprint) -> str:
         migrating.switch_host(b.claim)
         return f"it runs on {b.there.host.name} already: it stays there"
     if _live(b):
+        journal.heartbeat(b.claim)
         guest.destroy(new, b.server_id)
         state = migration.look(old, b.server_id).state
         if state is PowerState.PAUSED:

@@ -62,6 +62,8 @@ def _ask_verification(due: verifying.Due) -> str:
     body = VerifySnapshotRequest(snapshot=str(due.snapshot_id))
     try:
         return f"{what}: {_accept(Verb.VERIFY_SNAPSHOT, due.server_id, body, verifying.ACTOR)}"
+    except verifying.TooManyAtOnce as error:  # its turn comes in one of the next rounds
+        return f"{what} has to wait: {error}"
     except verifying.NoRoomToVerify as error:
         verifying.skip(due.snapshot_id, str(error))
         return f"{what} has to wait: {error}"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import libvirt
 
-from innkeeper.errors import InnkeeperError, TransientError
+from innkeeper.errors import TransientError
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.errors import translated
 
@@ -60,7 +60,8 @@ def bring(
 def send(conn: libvirt.virConnect, pool: str, name: str, source: Path, *, tell: Tell) -> str:
     """Make a volume with exactly the content of a local file; return the SHA-256 of what was sent.
 
-    One of that name is replaced. A failed one is deleted.
+    One of that name is replaced. What a failed one leaves is the caller's to delete: it may be
+    another run's by then.
 
     Raises:
         PoolFull, PoolBusy: as they say.
@@ -68,13 +69,8 @@ def send(conn: libvirt.virConnect, pool: str, name: str, source: Path, *, tell: 
     """
     length = source.stat().st_size
     storage.make_room(conn, pool, name, length)
-    try:
-        digest = _send(conn, pool, name, source, length, tell)
-        storage.look_again(conn, pool)
-    except BaseException:
-        with suppress(libvirt.libvirtError, TransientError):
-            storage.delete_volume(conn, pool, name)
-        raise
+    digest = _send(conn, pool, name, source, length, tell)
+    storage.look_again(conn, pool)
     return digest
 
 
@@ -114,13 +110,8 @@ def carry(
     """
     length = storage.length(old, pool, name)
     storage.make_room(new, pool, name, length)
-    try:
-        digest = _carry(old, new, pool, name, length, tell)
-        storage.look_again(new, pool)
-    except BaseException:
-        with suppress(libvirt.libvirtError, InnkeeperError):
-            storage.delete_volume(new, pool, name)
-        raise
+    digest = _carry(old, new, pool, name, length, tell)
+    storage.look_again(new, pool)
     return length, digest
 
 

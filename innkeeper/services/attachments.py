@@ -185,13 +185,19 @@ def _attach(session: Session, server: Server, body: AttachDiskRequest) -> dict[s
     taken = f"Disk '{body.name}' exists already: leave the size out to attach it, or name another."
     if there is not None:
         raise Conflict(taken)
+    host = _host_of(session, server)
+    if not host.enabled:
+        raise NoHostFits(
+            f"Host {host.name} takes nothing new, it is disabled: migrate '{server.name}' first "
+            f"(`innkeeper server migrate {server.name}`), or wait until the host is enabled."
+        )
     _take(session, server, body.size_gib)
     disk_id, options = uuid4(), _USUAL | options
     session.add(
         DataDisk(
             id=disk_id,
             project_id=server.project_id,
-            host_id=_host_of(session, server).id,
+            host_id=host.id,
             server_id=server.id,
             name=body.name,
             volume=naming.data_volume(disk_id, options["format"]),

@@ -14,9 +14,10 @@ from innkeeper.db.models import Drain, Host, Operation, Server, now
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.specs import DrainRequest, MigrateRequest
-from innkeeper.errors import ClaimLost, Conflict, NotFound, PermanentError
+from innkeeper.errors import ClaimLost, NotFound, PermanentError
 from innkeeper.services import accept, events
 from innkeeper.services.planning import Foreseen, Foresight
+from innkeeper.services.verifying import ServerBusy
 from innkeeper.services.views import DrainStepView, DrainView, OperationView
 
 RUNNING, DONE, INCOMPLETE = "running", "done", "incomplete"
@@ -211,9 +212,7 @@ def _ask(drain: Drain, server: Server) -> OperationView | None:
     except PermanentError as refusal:
         with transaction() as session:
             current = _hold(session, drain.id, drain.attempt)
-            there = session.get(Server, server.id)
-            busy = isinstance(refusal, Conflict) and there is not None and there.operation_id
-            if not busy:
+            if not isinstance(refusal, ServerBusy):
                 current.refusals = current.refusals | {str(server.id): str(refusal)}
         return None
 

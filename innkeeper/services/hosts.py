@@ -182,6 +182,7 @@ def remove(host_id: UUID, *, actor: str = "system") -> None:
         session.execute(sql_update(Server).where(Server.host_id == host_id).values(host_id=None))
         session.execute(delete(Drain).where(Drain.host_id == host_id))
         session.execute(delete(Artifact).where(Artifact.host_id == host_id))
+        session.execute(delete(DataDisk).where(DataDisk.host_id == host_id))  # deleted there
         session.execute(delete(PortForward).where(PortForward.host_id == host_id))
         session.execute(delete(Network).where(Network.host_id == host_id))
         session.delete(host)
@@ -212,7 +213,10 @@ def _require_empty(session: Session, host: Host) -> None:
     )
     if living:
         raise Conflict(f"{living} server(s) live on '{host.name}': delete them first.")
-    disks = session.scalars(select(DataDisk.name).where(DataDisk.host_id == host.id)).all()
+    lie_there = select(DataDisk.name).where(DataDisk.host_id == host.id)
+    if not host.reachable:  # what was deleted there can be removed no more
+        lie_there = lie_there.where(DataDisk.phase != "deleting")
+    disks = session.scalars(lie_there).all()
     if disks:
         raise Conflict(
             f"Data disks lie on '{host.name}' ({', '.join(sorted(disks))}): delete them first "

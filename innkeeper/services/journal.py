@@ -268,11 +268,9 @@ def progress(held: Claim, step: str, fraction: float | None, detail: str | None 
 
 def cancelled(held: Claim) -> bool:
     """Tell whether somebody asked for a cancel: steps that wait for long look now and then."""
-    if held.verb in IRREVOCABLE:
-        return False
     with transaction() as session:
-        wish = select(Operation.cancel_requested).where(Operation.id == held.operation_id)
-        return bool(session.scalar(wish))
+        operation = session.get_one(Operation, held.operation_id)
+        return operation.cancel_requested and _revocable(operation)
 
 
 def undoing(held: Claim, error: str) -> list[BegunStep]:

@@ -42,6 +42,11 @@ def prepare(
     if body.host and not session.scalar(select(Host.id).where(Host.name == body.host)):
         raise NotFound(f"There is no host '{body.host}': see `innkeeper host list`.")
     old = session.get_one(Host, server.host_id)
+    if not old.reachable:
+        raise Conflict(
+            f"{old.name}, where '{server.name}' is, does not answer: nothing can be fetched from "
+            "there. Bring it back first."
+        )
     wants_live = runs and body.mode != "cold"
     verdict = _judge(session, server, old, body.host, live=wants_live)
     live = wants_live and (verdict.chosen is not None or body.mode == "live")

@@ -10,7 +10,15 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Operation, Plan, Server, Snapshot, SnapshotPolicy, now
+from innkeeper.db.models import (
+    DataDisk,
+    Operation,
+    Plan,
+    Server,
+    Snapshot,
+    SnapshotPolicy,
+    now,
+)
 from innkeeper.db.session import transaction
 from innkeeper.domain import maintenance
 from innkeeper.domain.lifecycle import TRANSITIONS, Phase, Status, Verb
@@ -219,13 +227,18 @@ def wishes(instant: datetime | None = None) -> list[Wish]:
         for row in session.scalars(select(Snapshot).where(Snapshot.policy_id.is_not(None))):
             taken.setdefault(row.server_id, []).append(row)
         stuck = _stuck(session, instant)
+        attached = select(DataDisk.server_id).where(DataDisk.server_id.is_not(None))
+        with_disks = set(session.scalars(attached))
         wanted = []
         for server in servers:
             policy = nearest(policies, server)
             if policy is None or not policy.enabled:
                 continue
             own = [row for row in taken.get(server.id, []) if row.policy_id == policy.id]
-            wish = _wish(policy, server, [r for r in own if str(r.id) not in stuck], instant)
+            own = [row for row in own if str(row.id) not in stuck]
+            # No memory fits what is written to data disks later.
+            memory = server.status == Status.ACTIVE and server.id not in with_disks
+            wish = _wish(policy, server, own, instant, memory=policy.memory and memory)
             if wish.take or wish.drop:
                 wanted.append(wish)
         return wanted
@@ -256,7 +269,14 @@ def nearest(policies: Iterable[SnapshotPolicy], server: Server) -> SnapshotPolic
     return next((mine[scope] for scope in _NEAREST_FIRST if scope in mine), None)
 
 
-def _wish(policy: SnapshotPolicy, server: Server, taken: list[Snapshot], instant: datetime) -> Wish:
+def _wish(
+    policy: SnapshotPolicy,
+    server: Server,
+    taken: list[Snapshot],
+    instant: datetime,
+    *,
+    memory: bool,
+) -> Wish:
     schedule = Schedule.parse(policy.schedule)
     good = {row.created_at: row for row in taken if row.phase in {"creating", "ready"}}
     delay = stagger(server.id, timedelta(minutes=policy.stagger_minutes))
@@ -272,7 +292,7 @@ def _wish(policy: SnapshotPolicy, server: Server, taken: list[Snapshot], instant
     request = PolicySnapshotRequest(
         policy_id=policy.id,
         name=f"{policy.name[:40]}-{instant:%Y%m%d-%H%M%S}",
-        memory=policy.memory and server.status == Status.ACTIVE,
+        memory=memory,
         quiesce=policy.quiesce,  # type: ignore[arg-type]  # checked when it was written
     )
     return Wish(

@@ -39,7 +39,15 @@ class NoRoomToVerify(Conflict):
     title = "No room to verify"
 
 
-class GivesWay(Conflict):
+class TooManyAtOnce(NoRoomToVerify):
+    """The host boots as many throw-away guests as it may at once."""
+
+
+class ServerBusy(Conflict):
+    """Another operation holds the server: ask again when it has ended."""
+
+
+class GivesWay(ServerBusy):
     """A verification that nobody waits for holds the server: it is cancelled, ask again."""
 
     def __init__(self, text: str, operation_id: UUID) -> None:
@@ -70,9 +78,11 @@ def prepare(session: Session, server: Server, snapshot: Snapshot) -> dict[str, A
     memory = min(server.memory_mib, settings().verify_memory_mib)
     hosts = reservations.capacities(session, lock=True)
     host = next(host for host in hosts if host.host_id == server.host_id)
+    if not host.reachable:
+        raise NoRoomToVerify(f"{host.name} does not answer: see what is wrong there.")
     under_way = len(reservations.probes(session).get(host.host_id, ()))
     if under_way >= settings().verifications:
-        raise NoRoomToVerify(
+        raise TooManyAtOnce(
             f"{host.name} verifies {under_way} snapshots already, as many as it may at once "
             "(INNKEEPER_VERIFICATIONS): try again when one of them has ended."
         )
@@ -122,7 +132,7 @@ def skip(snapshot_id: UUID, reason: str) -> None:
     """Keep why a snapshot that was due could not be verified now."""
     with transaction() as session:
         snapshot = session.get(Snapshot, snapshot_id, with_for_update=True)
-        if snapshot is not None:
+        if snapshot is not None and snapshot.verification not in _JUDGED:
             write(session, snapshot, "not-verifiable", reason, None)
 
 
@@ -195,7 +205,7 @@ def holder(session: Session, server: Server) -> Conflict:
             "for that, so it is cancelled now: ask again in a few seconds.",
             operation.id,
         )
-    return Conflict(
+    return ServerBusy(
         f"Operation {server.operation_id} is at work on '{server.name}': wait for it or "
         "cancel it first."
     )

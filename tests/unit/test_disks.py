@@ -470,3 +470,34 @@ def test_over_the_api(api: Api) -> None:
         refused = api("POST", f"/servers/{server}/actions/attach-disk", json=wrong)
         assert refused.status_code == 422, refused.text
     assert len(api("GET", "/disks").json()["items"]) == 1
+
+
+def test_a_disabled_host_gets_no_new_disks(life: Life) -> None:
+    life.catalogue.set_hosts(enabled=False)
+    with pytest.raises(NoHostFits, match="takes nothing new"):
+        attach(life, size_gib=1)
+    assert found() == {}
+
+
+def test_what_was_deleted_on_a_dead_host_does_not_keep_it(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attach(life, "kept", size_gib=1)
+    attach(life, "gone", size_gib=1)
+    for name in ("kept", "gone"):
+        detach(life, name)
+    life.carry(ask(Verb.DELETE, life.server_id))
+
+    def silent(*_: Any) -> None:
+        raise HostUnreachable("The host does not answer.")
+
+    monkeypatch.setattr(storage, "delete_volume", silent)
+    monkeypatch.setattr(hosts, "_clean", lambda *_: None)
+    host_id = life.catalogue.host_ids[found()["gone"].host]
+    life.catalogue.set_hosts(reachable=False)
+    disks.delete(found()["gone"].id, project_id=None, actor="me")
+    with pytest.raises(Conflict, match=r"\(kept\): delete them first"):
+        hosts.remove(host_id, actor="me")
+    disks.delete(found()["kept"].id, project_id=None, actor="me")
+    hosts.remove(host_id, actor="me")
+    assert found() == {}

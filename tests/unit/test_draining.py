@@ -17,6 +17,7 @@ from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.specs import DrainRequest, SnapshotRequest
 from innkeeper.errors import ClaimLost, NotFound
 from innkeeper.services import accept, draining, hosts, operations, servers, survey
+from innkeeper.services.verifying import ServerBusy
 from innkeeper.services.views import DrainView, OperationView
 from tasks import drain as tasks_drain
 from tasks import reconciliation
@@ -225,3 +226,18 @@ def test_what_is_not_there(catalogue: Catalogue) -> None:
         draining.find_host("x")
     with transaction() as session:
         assert session.query(Server).count() == 0
+
+
+def test_one_that_was_busy_a_moment_ago_is_asked_again(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inn = Inn(catalogue, "web")
+    drain_id = inn.begin()
+
+    def busy(*_: Any, **__: Any) -> OperationView:
+        raise ServerBusy("Operation 1 is at work on 'web'.")  # and has ended by now
+
+    with monkeypatch.context() as patch:
+        patch.setattr(accept, "request", busy)
+        assert inn.turn(drain_id, draining.claim(drain_id)) == ([], False)
+    assert inn.states(inn.run(drain_id)) == {"web": "moved"}

@@ -224,7 +224,7 @@ def test_the_list_of_hosts_is_read_again_after_an_outage(
             raise answer
         return answer
 
-    monkeypatch.setattr(listener, "_enabled", enabled)
+    monkeypatch.setattr(listener, "_followed", enabled)
     monkeypatch.setattr(listener, "HOSTS_SECONDS", 0.05)
     following = Listener()
     thread = threading.Thread(target=following.run)
@@ -235,10 +235,10 @@ def test_the_list_of_hosts_is_read_again_after_an_outage(
     assert hosts.ended == [subject.uri]
 
 
-def test_private_and_disabled_hosts_are_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disabled_hosts_are_followed_and_private_ones_not(monkeypatch: pytest.MonkeyPatch) -> None:
     def view(uri: str, *, enabled: bool = True) -> HostView:
         return HostView.model_construct(id=uuid4(), name="h", uri=uri, enabled=enabled)
 
     listed = [view("test:///default"), view("qemu:///a", enabled=False), view("qemu:///b")]
     monkeypatch.setattr(listener.hosts, "all", lambda: listed)
-    assert [watched.uri for watched in listener._enabled()] == ["qemu:///b"]
+    assert [watched.uri for watched in listener._followed()] == ["qemu:///a", "qemu:///b"]

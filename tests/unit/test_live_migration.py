@@ -68,6 +68,7 @@ def hosts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ho
     monkeypatch.setattr(migration, "abort", lambda *_: None)
     monkeypatch.setattr(migration, "await_end", lambda *_: None)
     monkeypatch.setattr(guest, "destroy", made.destroy)
+    monkeypatch.setattr(migrate.journal, "heartbeat", lambda _claim: None)
     monkeypatch.setattr(guest, "start", made.start)
     monkeypatch.setattr(migrating, "switch_host", made.switch_host)
     return made

@@ -414,3 +414,20 @@ def test_how_a_real_guest_moves(life: Life, old: str, new: str, live: bool, paus
     with transaction() as session:
         asked = session.get_one(Operation, view.id).request
     assert (asked["live"], asked["pauses"]) == (live, pauses)
+
+
+def test_nothing_is_fetched_from_a_host_that_is_silent(life: Life) -> None:
+    life.catalogue.set_hosts(life.view.host or "", reachable=False)
+    with pytest.raises(Conflict, match="does not answer: nothing can be fetched"):
+        life.ask(Verb.MIGRATE, MigrateRequest(allow_power_cycle=True))
+    assert life.view.operation_id is None
+
+
+def test_past_the_point_of_no_return_a_wish_to_cancel_is_not_heard(life: Life) -> None:
+    held = journal.claim(life.ask(Verb.MIGRATE, MigrateRequest(allow_power_cycle=True)).id)
+    operations.cancel(held.operation_id, None, "me")
+    assert journal.cancelled(held)
+    with transaction() as session:
+        operation = session.get_one(Operation, held.operation_id)
+        operation.request = operation.request | {journal.COMMITTED: True}
+    assert not journal.cancelled(held)

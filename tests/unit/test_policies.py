@@ -11,7 +11,7 @@ from conftest import Catalogue
 from paper_api import NOW, PROJECT, PaperApi, a_server, ident, page, run
 from sqlalchemy import select
 
-from innkeeper.db.models import Operation, Plan, Server, Snapshot, SnapshotPolicy
+from innkeeper.db.models import DataDisk, Operation, Plan, Server, Snapshot, SnapshotPolicy
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import DeleteSnapshotRequest
@@ -290,3 +290,29 @@ def test_on_the_command_line(paper: PaperApi) -> None:
     twin = a_policy(id=ident("twin"), project_id=ident("other"))
     paper.on("GET", PATH, page(a_policy(), twin))
     assert "add --project" in run("snapshot-policy", "delete", "usual", "--yes", code=4).stderr
+
+
+def test_a_memory_is_not_asked_for_where_data_disks_are(catalogue: Catalogue) -> None:
+    server_id = active(catalogue)
+    policy(catalogue, memory=True)
+    (first,) = policies.wishes(AT)
+    assert first.take is not None
+    assert first.take.memory
+    with transaction() as session:
+        server = session.get_one(Server, server_id)
+        host_id = server.host_id
+        assert host_id is not None
+        session.add(
+            DataDisk(
+                project_id=server.project_id,
+                host_id=host_id,
+                server_id=server_id,
+                name="data",
+                volume="v",
+                target="vdb",
+                size_gib=1,
+            )
+        )
+    (second,) = policies.wishes(AT)
+    assert second.take is not None
+    assert not second.take.memory

@@ -385,10 +385,17 @@ def test_what_finds_no_room_is_told_at_the_snapshot(
     policy = policies.create("usual", "daily:7", project_id=catalogue.project_id)
     with transaction() as session:
         session.query(Snapshot).one().policy_id = policy.id
-    monkeypatch.setattr(verifying.settings(), "verifications", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(verifying.settings(), "verifications", 0)
+        for _ in range(2):  # its turn comes
+            (line,) = asking.verify()
+            assert "as many as it may at once" in line
+            assert snapshots.get(life.server_id, "one").verification == ""
+    with transaction() as session:
+        session.query(Host).update({Host.memory_mib: 200})
     (line,) = asking.verify()
     assert "has to wait" in line
     view = snapshots.get(life.server_id, "one")
     assert (view.verification, view.phase) == ("not-verifiable", "ready")
-    assert "as many as it may at once" in view.verification_detail
+    assert "MiB of memory free" in view.verification_detail
     assert asking.verify() == []
