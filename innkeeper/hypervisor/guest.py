@@ -34,6 +34,7 @@ Ending = Literal["agent", "acpi", "force", "already"]
 
 _POLL_SECONDS = 0.2
 _ACPI_RESEND_SECONDS = 3.0  # ACPI within 3 s of a start is lost silently
+_ENDING_SECONDS = 10.0
 _AGENT_RECONNECT_SECONDS = 1.5  # after a libvirtd restart the agent reads as absent for a moment
 _PING_SECONDS = 3
 _CLOCK_SECONDS = 10.0
@@ -335,7 +336,7 @@ def _stopped_by_agent(conn: libvirt.virConnect, server_id: UUID, seconds: float)
                 return False
             time.sleep(_POLL_SECONDS)
         except StateChanged:
-            break
+            return _going_off(conn, server_id)
         else:
             return _off_before(conn, server_id, deadline)
     return _is_off(conn, server_id)
@@ -360,11 +361,16 @@ def _stopped_by_acpi(conn: libvirt.virConnect, server_id: UUID, seconds: float) 
         try:
             shutdown(conn, server_id, "acpi")
         except StateChanged:
-            break
+            return _going_off(conn, server_id)
         resend = time.monotonic() + _ACPI_RESEND_SECONDS
         if _off_before(conn, server_id, min(deadline, resend)):
             return True
     return _is_off(conn, server_id)
+
+
+def _going_off(conn: libvirt.virConnect, server_id: UUID) -> bool:
+    """Tell whether a domain that does not run any more is off soon: QEMU takes time to end."""
+    return _off_before(conn, server_id, time.monotonic() + _ENDING_SECONDS)
 
 
 def _off_before(conn: libvirt.virConnect, server_id: UUID, deadline: float) -> bool:

@@ -19,6 +19,7 @@ from innkeeper.cli.client import Json
 from innkeeper.cli.failures import CliFailure
 from innkeeper.domain.naming import bridge_name
 from innkeeper.lab import daemons
+from innkeeper.lab import host as lab_host
 from innkeeper.lab.layout import HostLayout
 from innkeeper.settings import settings
 from innkeeper.stack import lifecycle
@@ -213,8 +214,9 @@ def small_pool(estate: Estate) -> Iterator[HostLayout]:
                 estate.done(estate.act(server["id"], "delete"))
         estate.client.delete(f"/hosts/{hosts(estate)[FULL]['id']}")
     finally:
-        daemons.end_all(layout)
+        lab_host.tear_down(layout)
         subprocess.run(["umount", "--lazy", str(layout.pool)], check=True)
+        lab_host.purge(layout)
 
 
 def test_host_without_answer_gets_no_new_server(estate: Estate, lost: Json) -> None:
