@@ -270,11 +270,12 @@ def test_debian_with_real_cloud_init(estate: Estate) -> None:
             packages=[],
             runcmd=["echo ours > /var/ours"],
             user_data=USER_DATA,
-        )
+        ),
+        seconds=780.0,  # it boots in minutes, where other tests' guests do beside it
     )
     asked = "cloud-init status; echo /; ip -4 address; echo /; id -un; hostname; echo /; sudo cat "
     asked += "/etc/innkeeper-canary /var/ours /var/theirs"  # in one login: each takes seconds
-    told = estate.login(server, ["sh", "-c", asked], timeout=60.0)
+    told = estate.login(server, ["sh", "-c", asked], timeout=120.0)
     init, addresses, names, files = told.split("\n/\n")
     assert init.split()[-1] == "done"
     assert f"inet {server['address']}/" in addresses
