@@ -101,8 +101,8 @@ def carry(
 ) -> tuple[int, str]:
     """Make a volume on another host with the content of the one here; nothing is kept between.
 
-    Return its length and the BLAKE2b of what passed. One of that name is replaced there; a
-    failed one is deleted.
+    Return its length and the BLAKE2b of what passed. One of that name is replaced there; what a
+    failed one leaves is the caller's to delete: it may be another run's by then.
 
     Raises:
         VolumeAbsent, PoolAbsent, PoolFull, PoolBusy: as they say.
