@@ -249,6 +249,7 @@ def _move(b: Blueprint) -> str:
     """Move the guest while it runs, or go on with what another run began."""
     told = Told(b, SWITCH)
     if _arrived(b, told):
+        _way(b).forget()  # what the run that brought it there left
         return "arrived before"
     if b.step_data.get("leaving"):
         _empty(b.there)
@@ -261,7 +262,7 @@ def _move(b: Blueprint) -> str:
         for name in names
     }
     try:
-        with _turn(b), _way(b) as way:
+        with _turn(b), _cleared(_way(b)) as way:
             migration.migrate(
                 old,
                 new,
@@ -285,18 +286,22 @@ def _move(b: Blueprint) -> str:
     return f"live, it stood still for {took.get('downtime', 0)} ms"
 
 
-@contextmanager
-def _way(b: Blueprint) -> Iterator[Way]:
-    """Give the way from one QEMU to the other.
+def _way(b: Blueprint) -> Way:
+    """Return the way from one QEMU to the other.
 
     Lab hosts see each other's files, and nothing else: there it is two sockets of the operation's,
     not in a pool, as one may be a mount that only its own host sees.
     """
     there = b.there.host
-    way = Way(address=there.edge_address)
     if b.host.channel.startswith("lab:") and there.channel.startswith("lab:"):
-        way = Way(sockets=settings().home / "lab" / short(b.operation_id))
-        way.forget()  # what a dead run left
+        return Way(sockets=settings().home / "lab" / short(b.operation_id))
+    return Way(address=there.edge_address)
+
+
+@contextmanager
+def _cleared(way: Way) -> Iterator[Way]:
+    """Leave nothing on the way, neither what a dead run left nor what this one does."""
+    way.forget()
     try:
         yield way
     finally:
@@ -346,6 +351,7 @@ def take_back(b: Blueprint) -> str:
     if _live(b):
         migration.abort(old, b.server_id)
         migration.await_end(old, b.server_id, lambda _fraction, _detail: None)
+        _way(b).forget()  # a run that died left it
         if migration.look(old, b.server_id).runs:
             return "it runs where it was"
     new = connect(b.there.host.uri)

@@ -158,7 +158,8 @@ def test_configure_installs_an_application(estate: Estate, life: Life) -> None:
 def test_suspended_it_keeps_its_memory_and_gets_the_time_on_waking(
     estate: Estate, life: Life, mode: str
 ) -> None:
-    put = "echo $i > /root/count.new; mv /root/count.new /root/count"  # never seen half written
+    file = f"/root/count-{mode}"  # the counter of the mode before may run on
+    put = f"echo $i > {file}.new; mv {file}.new {file}"  # never seen half written
     count = f"for i in $(seq 1 1200); do {put}; sleep 0.1; done"
     estate.login(life.server, ["sh", "-c", f"({count}) > /dev/null 2>&1 < /dev/null &"])
     boot = estate.boot_id(life.server)
@@ -174,7 +175,7 @@ def test_suspended_it_keeps_its_memory_and_gets_the_time_on_waking(
     resumed = estate.server(operation)
     assert resumed["status"] == "active"
     assert estate.boot_id(life.server) == boot
-    first, second = (int(estate.login(life.server, ["cat", "/root/count"])) for _ in range(2))
+    first, second = (int(estate.login(life.server, ["cat", file])) for _ in range(2))
     assert second > first > 0, "what ran goes on"
     late = time.time() - float(estate.login(life.server, ["date", "+%s"]))
     assert abs(late) < 3

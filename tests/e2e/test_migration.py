@@ -83,10 +83,11 @@ def life(estate: Estate) -> Life:
 
 @pytest.fixture(autouse=True)
 def _with_worker(estate: Estate) -> Iterator[None]:
-    """End a test with the stack's own worker, whatever happened."""
+    """End a test with the stack's own worker, whatever happened, and with no socket left."""
     yield
     estate.end_doomed()
     estate.start_worker()
+    assert [p.name for p in (estate.home / "lab").iterdir() if not p.is_dir()] == []
 
 
 def test_a_running_guest_moves_live_and_loses_nothing(life: Life) -> None:
@@ -249,7 +250,6 @@ def test_a_pool_that_is_full_leaves_the_guest_where_it_was(
     assert (life.server["host"], life.server["status"]) == (home, "active")
     assert life.estate.audit() == []
     life.slowly(home, 1000)
-    assert [p.name for p in (life.estate.home / "lab").iterdir() if not p.is_dir()] == []
 
 
 def test_a_drained_host_is_empty_and_its_guests_run_on(life: Life) -> None:
