@@ -33,8 +33,10 @@ async def create_server(
     """
     async with operation(Verb.CREATE, request, operation_id, project=project) as claim:
         await ensure_substrate(claim)
-        await together(claim, create_volume, write_seed, define_domain)
-        await together(claim, give_lease, open_forward, start_domain)
+        await together(
+            claim,
+            *(create_volume, write_seed, define_domain, give_lease, open_forward, start_domain),
+        )
         await wait_reachable(claim)
         await configure_guest(claim)
         await verify_guest(claim)

@@ -188,6 +188,12 @@ _BY_TEXT: tuple[tuple[tuple[str, ...], type[InnkeeperError], str], ...] = (
         "restore the file, or rebuild the server or the host's substrate",
     ),
     (("permission denied",), AccessDenied, "give libvirt's QEMU user access to that path"),
+    # Last, for what QEMU said before it ended may have told why.
+    (
+        ("closed the monitor",),
+        GuestProcessFailed,
+        "read the domain's log in /var/log/libvirt/qemu",
+    ),
 )
 
 _BY_CODE: dict[int, tuple[type[InnkeeperError], str]] = {

@@ -112,7 +112,7 @@ def claim(operation_id: UUID, flow_run_id: UUID | None = None) -> Claim:
 
 def hold(session: Session, held: Claim) -> Operation:
     """Lock the operation and renew its heartbeat, or raise ClaimLost when the claim is stale."""
-    touched = session.execute(
+    operation = session.scalar(
         update(Operation)
         .where(
             Operation.id == held.operation_id,
@@ -120,12 +120,14 @@ def hold(session: Session, held: Claim) -> Operation:
             Operation.phase == Phase.RUNNING,
         )
         .values(heartbeat_at=now())
+        .returning(Operation),
+        execution_options={"populate_existing": True},
     )
-    if touched.rowcount != 1:  # type: ignore[attr-defined]
+    if operation is None:
         raise ClaimLost(
             f"Attempt {held.attempt} of operation {held.operation_id} was taken over: it ends."
         )
-    return session.get_one(Operation, held.operation_id, populate_existing=True)
+    return operation
 
 
 def heartbeat(held: Claim) -> None:

@@ -78,6 +78,14 @@ PERMANENT: list[tuple[int, str, type[PermanentError]]] = [
         errors.AcceleratorUnusable,
     ),
     (
+        1,
+        (
+            "internal error: qemu unexpectedly closed the monitor: "
+            "qemu-system-x86_64: error: failed to set MSR 0x10a to 0x69"
+        ),
+        errors.GuestProcessFailed,
+    ),
+    (
         55,
         "Requested operation is not valid: network 'innkeeper-1b9d6bcd' is not active",
         errors.SubstrateInactive,
