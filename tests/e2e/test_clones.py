@@ -243,20 +243,3 @@ def _login_with(estate: Estate, server: Json, key: Path) -> str:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(type(settings()), "identity_file", key)
         return login(estate.target(server), ["true"], timeout=20.0)
-
-
-def test_a_running_debian_with_real_cloud_init(estate: Estate) -> None:
-    estate.image("debian")
-    source = estate.done(estate.create(unique("debian"), image="debian", plan="small"))
-    sh(estate, source, "echo mine > /root/mine; sync")
-    boot = estate.boot_id(source)
-    twin = estate.done(clone(estate, source, unique("debian-twin"), quiesce="required"))
-    assert estate.boot_id(source) == boot
-    assert sh(estate, twin, "cat /root/mine") == "mine"
-    different(estate, source, twin, names=IDENTITY | {"client-id"})
-    assert estate.login(twin, ["cloud-init", "status", "--wait"], timeout=120.0).split()[-1] == (
-        "done"
-    )
-    deleted(estate, twin)
-    deleted(estate, source)
-    assert estate.audit() == []

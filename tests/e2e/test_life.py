@@ -258,30 +258,3 @@ def test_eight_servers_at_once_are_spread(estate: Estate) -> None:
     assert len([name for name in states if name.startswith("host-")]) == 2
     project = next(p["id"] for p in estate.client.items("/projects") if p["name"] == "default")
     assert len([name for name in states if name.startswith(f"net-{project[:8]}-")]) == 2
-
-
-def test_debian_with_real_cloud_init(estate: Estate) -> None:
-    estate.image("debian")
-    server = estate.done(
-        estate.create(
-            unique("debian"),
-            image="debian",
-            plan="small",
-            static_address=True,
-            packages=[],
-            runcmd=["echo ours > /var/ours"],
-            user_data=USER_DATA,
-        ),
-        seconds=780.0,  # it boots in minutes, where other tests' guests do beside it
-    )
-    asked = "cloud-init status; echo /; ip -4 address; echo /; id -un; hostname; echo /; sudo cat "
-    asked += "/etc/innkeeper-canary /var/ours /var/theirs"  # in one login: each takes seconds
-    told = estate.login(server, ["sh", "-c", asked], timeout=120.0)
-    init, addresses, names, files = told.split("\n/\n")
-    assert init.split()[-1] == "done"
-    assert f"inet {server['address']}/" in addresses
-    assert "dynamic" not in addresses
-    assert names.split() == [server["ssh_user"], server["name"]]
-    assert "".join(files.split()) == "mergedourstheirs"
-    estate.done(estate.act(server, "delete"))
-    assert estate.audit() == []
