@@ -83,7 +83,7 @@ def _sleep(estate: Estate, path: str, mode: str) -> tuple[float, float]:
 
 def _answers(target: Target) -> bool:
     try:
-        login.run(target, ["true"], timeout=1.0)
+        login.run(target, ["true"], timeout=10.0)
     except InnkeeperError:
         return False
     return True

@@ -15,7 +15,7 @@ from innkeeper.settings import settings
 from tasks.progress import Progress
 from tasks.step import step
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.25
 PROGRESS_SECONDS = 5.0
 
 

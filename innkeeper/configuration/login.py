@@ -2,7 +2,10 @@
 
 import asyncio
 import shlex
+import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import chain, repeat
 
 import asyncssh
 
@@ -45,19 +48,55 @@ def run(target: Target, argv: Sequence[str], *, timeout: float) -> str:
     return asyncio.run(_run(target, argv, timeout))
 
 
+async def _connected(target: Target) -> socket.socket:
+    """Return a connection, asked for anew often at first.
+
+    A guest that is just coming up loses what is sent to it; by itself the kernel would send again
+    after 1 s, then 2, then 4, and so find it seconds late.
+
+    Raises:
+        OSError: it is refused at every address.
+    """
+    loop = asyncio.get_running_loop()
+    places = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    refusal = OSError("no address")
+    for patience in chain(repeat(0.5, 8), repeat(5.0)):  # the later ones are for hosts far away
+        silent = False
+        for family, kind, protocol, _name, address in places:
+            with ExitStack() as opened:
+                found = opened.enter_context(socket.socket(family, kind, protocol))
+                found.settimeout(0)
+                try:
+                    async with asyncio.timeout(patience):
+                        await loop.sock_connect(found, address)
+                except TimeoutError:
+                    silent = True
+                except OSError as error:
+                    refusal = error
+                else:
+                    opened.pop_all()
+                    return found
+        if not silent:
+            break
+    raise refusal
+
+
 async def _run(target: Target, argv: Sequence[str], seconds: float) -> str:
-    known = asyncssh.import_known_hosts(f"[{target.host}]:{target.port} {target.host_key}\n")
+    options = asyncssh.SSHClientConnectionOptions(
+        username=target.user,
+        client_keys=[str(settings().identity_file)],
+        known_hosts=asyncssh.import_known_hosts(
+            f"[{target.host}]:{target.port} {target.host_key}\n"
+        ),
+        config=None,
+        agent_path=None,
+        server_host_key_algs=["ssh-ed25519"],
+    )
     try:
         async with asyncio.timeout(seconds):
+            found = await _connected(target)
             async with asyncssh.connect(
-                target.host,
-                target.port,
-                username=target.user,
-                client_keys=[str(settings().identity_file)],
-                known_hosts=known,
-                config=None,
-                agent_path=None,
-                server_host_key_algs=["ssh-ed25519"],
+                target.host, target.port, sock=found, options=options
             ) as connection:
                 done = await connection.run(shlex.join(argv), check=False)
     except (TimeoutError, OSError, asyncssh.ConnectionLost) as error:
