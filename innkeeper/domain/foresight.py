@@ -212,6 +212,8 @@ def _migrate(world: World, body: BaseModel) -> Plan:
     effect = Effect.POWER_CYCLE if cycles else Effect.LIVE
     moved = f"Its forward leads through {world.host} from then on, under the same port."
     warnings = [moved]
+    if world.snapshots:
+        warnings.append(f"Snapshots that go along: {', '.join(k.name for k in world.snapshots)}.")
     if cycles and not asked.allow_power_cycle:
         warnings.append(
             "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or it is "

@@ -63,6 +63,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
     Verb.MIGRATE: (
         "substrate",
         "seed",
+        "carry-snapshots",
         "stand-by",
         "carry-disk",
         "domain",
@@ -74,6 +75,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "remove-lease",
         "undefine",
         "remove-seed",
+        "remove-snapshots",
         "remove-volume",
         "prove-gone",
     ),
@@ -142,7 +144,10 @@ def is_about_source(verb: Verb, step: str) -> bool:
 
 
 _AT_NEW_HOST = frozenset(
-    {"substrate", "seed", "carry-disk", "domain", "lease", "forward", "answer-there"}
+    {
+        *("substrate", "seed", "carry-snapshots", "carry-disk"),
+        *("domain", "lease", "forward", "answer-there"),
+    }
 )
 
 

@@ -4,11 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import Disk, Host, Nic, Server
+from innkeeper.db.models import Disk, Host, Nic, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.placement import Capacity, Demand, Verdict, place, require_chosen
@@ -143,10 +143,21 @@ def _refuse_further_devices(session: Session, server: Server) -> None:
         )
 
 
+def _demand(session: Session, server: Server) -> Demand:
+    """Return what a server asks of a host that it comes to; its snapshots have to fit, too."""
+    frozen = session.scalar(
+        select(func.coalesce(func.sum(Snapshot.size_bytes), 0)).where(
+            Snapshot.server_id == server.id, Snapshot.volume.is_not(None)
+        )
+    )
+    disk_gib = server.disk_gib + -(-int(frozen or 0) // (1 << 30))
+    return Demand(server.vcpus, server.memory_mib, disk_gib)
+
+
 def _judge(
     session: Session, server: Server, old: Host, wanted: str | None, *, live: bool
 ) -> Verdict:
-    demand = Demand(server.vcpus, server.memory_mib, server.disk_gib)
+    demand = _demand(session, server)
     hosts = [
         _judged(session, server, old, capacity, wanted, live=live)
         for capacity in reservations.capacities(session, lock=True)

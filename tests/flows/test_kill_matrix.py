@@ -84,7 +84,7 @@ pytestmark = [
 ]
 
 SILENCE = 0.4
-_BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE, Verb.MIGRATE}
+_BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
 """Verbs that some snapshots are in the way of."""
 _APART = {
     *(Verb.SHELVE, Verb.UNSHELVE, Verb.MIGRATE),
@@ -162,7 +162,7 @@ class Stage:
             down = next((away[rest] for rest in allowed if rest in away), Verb.STOP)
             self.do(_UP.get(status, down))
         prepare = self.about_disk if verb in _ON_DISKS else self.prepare
-        body = body or BODIES.get(verb) or prepare(verb)
+        body = body or prepare(verb) or BODIES.get(verb)
         if verb is Verb.DELETE:
             self.standing = None
         return self.request(verb, server_id, body)
@@ -207,6 +207,9 @@ class Stage:
             return SnapshotRequest(memory=status is Status.ACTIVE)
         if verb is Verb.DELETE and status in TRANSITIONS[Verb.SNAPSHOT].allowed:
             self.fill()
+        if verb is Verb.MIGRATE and len(snapshots.page(self.standing).items) < 2:
+            self.snapshot()
+            self.snapshot()
         if verb is Verb.RESIZE:  # with a power cycle, if it runs
             now = servers.get(self.standing)
             return ResizeRequest(  # there and back
