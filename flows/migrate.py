@@ -6,7 +6,7 @@ from prefect import flow
 
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import MigrateRequest
-from tasks.carry import carry_disk, carry_snapshots
+from tasks.carry import carry_data_disks, carry_disk, carry_snapshots, remove_data_disks
 from tasks.edge import close_forward, open_forward
 from tasks.guest import define_domain, prove_gone, undefine_domain
 from tasks.merge import remove_snapshots
@@ -41,8 +41,9 @@ async def migrate_server(
         await together(claim, write_seed, carry_snapshots)
         await stand_by(claim)
         await carry_disk(claim)
+        await carry_data_disks(claim)
         await together(claim, define_domain, give_lease, open_forward)
         await switch_over(claim)
         await answer_there(claim)
         await together(claim, close_forward, remove_lease, undefine_domain, delete_seed)
-        await together(claim, remove_snapshots, delete_volume, prove_gone)
+        await together(claim, remove_data_disks, remove_snapshots, delete_volume, prove_gone)

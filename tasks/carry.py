@@ -4,7 +4,7 @@ What a running guest writes to is only made room for: libvirt fills that at the 
 that is copied is proven at the new host; then it is told where there the one that it leans on is.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 from prefect.client.orchestration import get_client
@@ -20,16 +20,18 @@ from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.images.failure import ShelfFileDamaged
 from innkeeper.services import journal
+from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
 from tasks.clone import LEASE_SECONDS
 from tasks.merge import all_files
-from tasks.shelf import DiskStacked, Told
+from tasks.shelf import DiskInUse, DiskStacked, Told
 from tasks.step import step
 from tasks.unshelve import DiskArrivedDamaged
 
 SNAPSHOTS = "carry-snapshots"
 DISK = "carry-disk"
+DATA = "carry-data-disks"
 PROVEN = "proven"
 """Noted in those steps: the BLAKE2b of each file that was copied and is whole at the new host."""
 
@@ -44,6 +46,25 @@ def live(b: Blueprint) -> bool:
 
 def _root(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
     return [(ArtifactKind.VOLUME, b.root_volume)]
+
+
+def data_files(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    """Return the files of a server's data disks, as artifacts."""
+    return [(ArtifactKind.VOLUME, name) for name in _volumes(b)]
+
+
+def _volumes(b: Blueprint) -> list[str]:
+    return [disk.volume for disk in b.data.attached]
+
+
+def _copies(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    # Past the switch their own rows tell of them.
+    return [] if b.committed else data_files(b)
+
+
+def mirrored(b: Blueprint) -> list[DataDiskBlueprint]:
+    """Return the data disks that libvirt fills: those that a running guest may write to."""
+    return [disk for disk in b.data.attached if live(b) and not disk.read_only]
 
 
 @contextmanager
@@ -75,13 +96,16 @@ def carry_snapshots(b: Blueprint) -> str:
     _require_known(b)
     here = set(storage.volume_names(connect(b.host.uri), POOL))
     whole = proven.keys() & here
-    missing = [name for name in (*_upward(b), *_memories(b)) if name not in whole]
-    _require_room(b, {*missing, b.root_volume} - ({b.root_volume} & here))
+    memories = _memories(b)
+    missing = [name for name in (*_upward(b), *memories) if name not in whole]
+    _require_room(b, {*missing, *({b.root_volume, *_volumes(b)} - here)})
     if missing:
         with turn(b):
             tell = _telling(b, SNAPSHOTS, missing)
             for name in missing:
                 proven[name] = _carry(b, name, tell)
+                if name not in memories:
+                    _lean_on_what_is_there(b, name)
                 journal.note(b.claim, SNAPSHOTS, **{PROVEN: proven})
     return f"{len(names)} files, each with its BLAKE2b" if names else "it has none"
 
@@ -148,6 +172,7 @@ def carry_disk(b: Blueprint) -> str:
     with turn(b):
         _require_room(b, [b.root_volume])
         digest = _carry(b, b.root_volume, _telling(b, DISK, [b.root_volume]))
+        _lean_on_what_is_there(b, b.root_volume)
         _require_image(b)
     journal.note(b.claim, DISK, **{PROVEN: digest})
     length = storage.length(new, POOL, b.root_volume)
@@ -167,10 +192,16 @@ def _make_room(b: Blueprint) -> str:
     if not b.host.simulated:
         _require_room(b, [b.root_volume])
         _require_image(b)
-    return empty(b)
+    return _empty_root(b)
 
 
-def empty(b: Blueprint) -> str:
+def empty(b: Blueprint) -> None:
+    """Make all that libvirt fills empty again, after a run that died while it was filled."""
+    _empty_root(b)
+    _empty_disks(b, mirrored(b))
+
+
+def _empty_root(b: Blueprint) -> str:
     """Make an empty layer, of the old one's size: what a dead run put into one is not believed."""
     old, new = connect(b.there.host.uri), connect(b.host.uri)
     below = storage.leans_on(old, POOL, b.root_volume)
@@ -187,6 +218,61 @@ def erase_copy(b: Blueprint) -> str:
     """Delete what was put on the new host; the old one has it still."""
     storage.delete_volume(connect(b.host.uri), POOL, b.root_volume)
     return f"{b.root_volume} deleted"
+
+
+@step(DATA, makes=_copies)
+def carry_data_disks(b: Blueprint) -> str:
+    """Copy the data disks that nobody writes to now, each proven; for others make room."""
+    if b.committed:
+        return "they are there"
+    if _taken(b):
+        return "the guest is on them"
+    if b.host.simulated:
+        return _empty_disks(b, b.data.attached)
+    proven, filled = dict(b.step_data.get(PROVEN, {})), mirrored(b)
+    whole = proven.keys() & set(storage.volume_names(connect(b.host.uri), POOL))
+    still = [name for name in _volumes(b) if name not in {disk.volume for disk in filled}]
+    missing = [name for name in still if name not in whole]
+    _require_room(b, {*missing, *(disk.volume for disk in filled)})
+    if missing:
+        with turn(b):
+            tell = _telling(b, DATA, missing)
+            for name in missing:
+                proven[name] = _carry(b, name, tell)
+                journal.note(b.claim, DATA, **{PROVEN: proven})
+    _empty_disks(b, filled)
+    return f"{len(still)} copied, each with its BLAKE2b, {len(filled)} to be filled"
+
+
+def _empty_disks(b: Blueprint, disks: Iterable[DataDiskBlueprint]) -> str:
+    """Make empty data disks, as large as the old host's."""
+    old, new = connect(b.there.host.uri), connect(b.host.uri)
+    made = []
+    for disk in disks:
+        raw = disk.format == "raw" and not b.host.simulated
+        sized = storage.length if raw else storage.capacity  # a raw one may look like a qcow2
+        size = sized(old, POOL, disk.volume)
+        journal.heartbeat(b.claim)  # the next run's it may be by now
+        storage.delete_volume(new, POOL, disk.volume)
+        storage.ensure_volume(new, POOL, disk.volume, size, fmt=disk.format)
+        made.append(f"{disk.name} {size >> 30} GiB")
+    return f"empty: {', '.join(made) or 'none'}"
+
+
+@carry_data_disks.undone_by
+def erase_data_disks(b: Blueprint) -> str:
+    """Delete what was put on the new host; the old one has it still."""
+    for name in _volumes(b):
+        storage.delete_volume(connect(b.host.uri), POOL, name)
+    return f"{len(_volumes(b))} deleted"
+
+
+@step("remove-data-disks", removes=data_files)
+def remove_data_disks(b: Blueprint) -> str:
+    """Delete what the old host has of data disks that are the new one's now."""
+    if not b.committed:
+        raise DiskInUse(f"{b.name} has not moved: its data disks stay.")
+    return erase_data_disks(b) or ""
 
 
 def _telling(b: Blueprint, step_name: str, names: Collection[str]) -> Callable[[str, int], None]:
@@ -206,7 +292,7 @@ def _telling(b: Blueprint, step_name: str, names: Collection[str]) -> Callable[[
 def _carry(b: Blueprint, name: str, tell: Callable[[str, int], None]) -> str:
     """Copy a file and have the new host compute what it has, after that is on its disk.
 
-    Return its BLAKE2b as it was sent. Afterwards it names what it leans on by the path there.
+    Return its BLAKE2b.
 
     Raises:
         DiskArrivedDamaged: it is not what was sent; it is sent again.
@@ -217,12 +303,22 @@ def _carry(b: Blueprint, name: str, tell: Callable[[str, int], None]) -> str:
     checksum.settle(channel, path, length)
     if checksum.blake2b(channel, path, length) != digest:
         raise DiskArrivedDamaged(f"{path} on {b.host.name} is not what was sent: sending it again.")
-    below = storage.leans_on(new, POOL, name)
-    if below is not None and below != (there := storage.volume_path(new, POOL, below.name)):
-        journal.heartbeat(b.claim)  # the next run's it may be by now
-        layers.repoint(channel, path, there)
-        checksum.settle(channel, path, length)
     return digest
+
+
+def _lean_on_what_is_there(b: Blueprint, name: str) -> None:
+    """Have a layer that has just been proven name what it leans on by the path at the new host.
+
+    Never ask that of a raw disk: what seems to be a header there is the guest's.
+    """
+    new, channel = connect(b.host.uri), open_channel(b.host.channel)
+    below = storage.leans_on(new, POOL, name)
+    if below is None or below == (there := storage.volume_path(new, POOL, below.name)):
+        return
+    path = storage.volume_path(new, POOL, name)
+    journal.heartbeat(b.claim)  # the next run's it may be by now
+    layers.repoint(channel, path, there)
+    checksum.settle(channel, path, storage.length(new, POOL, name))
 
 
 def _require_room(b: Blueprint, names: Collection[str]) -> None:

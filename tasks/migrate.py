@@ -16,11 +16,12 @@ from innkeeper.hypervisor import guest, migration, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.migration import Side, Way
 from innkeeper.hypervisor.power import PowerState
+from innkeeper.hypervisor.snapshot import ROOT
 from innkeeper.hypervisor.xml.domain import domain_xml
 from innkeeper.services import journal, migrating
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
-from tasks.carry import DISK, PROVEN, empty, live, turn
+from tasks.carry import DATA, DISK, PROVEN, empty, live, mirrored, turn
 from tasks.guest import spec_of
 from tasks.guest_login import GuestUnreachable, expect_answer
 from tasks.resize import require_window
@@ -98,11 +99,13 @@ def _require_untouched(b: Blueprint) -> None:
         raise DiskInUse(f"{b.name} is {state} while it is moved: leave it off, then try again.")
     if b.host.simulated:
         return
-    copied = journal.noted(b.claim, DISK).get(PROVEN)
-    path = storage.volume_path(connect(b.host.uri), POOL, b.root_volume)
-    length = storage.length(connect(b.host.uri), POOL, b.root_volume)
-    if checksum.blake2b(open_channel(b.host.channel), path, length) != copied:
-        raise DiskInUse(f"The disk of {b.name} is not what was copied: move it again.")
+    copied = {b.root_volume: journal.noted(b.claim, DISK).get(PROVEN)}
+    copied |= journal.noted(b.claim, DATA).get(PROVEN, {})
+    for name in (b.root_volume, *(disk.volume for disk in b.data.attached)):
+        path = storage.volume_path(connect(b.host.uri), POOL, name)
+        length = storage.length(connect(b.host.uri), POOL, name)
+        if checksum.blake2b(open_channel(b.host.channel), path, length) != copied.get(name):
+            raise DiskInUse(f"The disk {name} of {b.name} is not what was copied: move it again.")
 
 
 def _start_there(b: Blueprint) -> str:
@@ -124,7 +127,7 @@ def _move(b: Blueprint) -> str:
     journal.note(b.claim, SWITCH, leaving=True)
     old, new = connect(b.host.uri), connect(b.there.host.uri)
     here, there = b.root_volume, b.there
-    names = (here, seed_of(here))
+    names = (here, seed_of(here), *(disk.volume for disk in b.data.attached))
     paths = {
         str(storage.volume_path(old, POOL, name)): str(storage.volume_path(new, POOL, name))
         for name in names
@@ -135,8 +138,9 @@ def _move(b: Blueprint) -> str:
                 old,
                 new,
                 b.server_id,
-                definition=domain_xml(spec_of(there, here, ())),  # data disks stay, so none
+                definition=domain_xml(spec_of(there, here, b.data.attached)),
                 renamed=paths,
+                filled=(ROOT, *(disk.target for disk in mirrored(b))),
                 networks={b.network.name: there.network.name},
                 way=way,
                 tell=told.tell,

@@ -66,6 +66,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "carry-snapshots",
         "stand-by",
         "carry-disk",
+        "carry-data-disks",
         "domain",
         "lease",
         "forward",
@@ -75,6 +76,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "remove-lease",
         "undefine",
         "remove-seed",
+        "remove-data-disks",
         "remove-snapshots",
         "remove-volume",
         "prove-gone",
@@ -145,7 +147,7 @@ def is_about_source(verb: Verb, step: str) -> bool:
 
 _AT_NEW_HOST = frozenset(
     {
-        *("substrate", "seed", "carry-snapshots", "carry-disk"),
+        *("substrate", "seed", "carry-snapshots", "carry-disk", "carry-data-disks"),
         *("domain", "lease", "forward", "answer-there"),
     }
 )

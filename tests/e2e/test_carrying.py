@@ -1,4 +1,4 @@
-"""To the other host with all that a server has: snapshots; one life, in its order.
+"""To the other host with all that a server has: snapshots and data disks; one life.
 
 That a bare server moves, and how it is killed and cancelled then, is in test_migration.py.
 """
@@ -14,11 +14,16 @@ from e2e.estate import Estate, eventually
 from e2e.test_faults import FULL, resize, small_pool
 from e2e.test_migration import LOOP
 from e2e.test_migration import Life as Moving
+from e2e.test_snapshots import CHECK, WRITER
 from innkeeper.cli.client import Json
-from innkeeper.domain.naming import POOL
+from innkeeper.domain.naming import POOL, disk_of
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.lab.layout import HostLayout
+
+PLACE = "/mnt/data"
+NOISE_AT = (3, 900)
+"""In MiB of a raw disk; the rest are holes."""
 
 __all__ = ["small_pool"]
 
@@ -49,6 +54,31 @@ class Life(Moving):
         conn, names = connect(self.estate.host(name).uri), self.traces(name)
         return {n: storage.leans_on(conn, POOL, n) for n in names if n.startswith(self.id)}
 
+    def attach(self, name: str, **fields: Any) -> None:
+        body = {"name": name, "size_gib": 1} | fields
+        self.done(f"attached {name}", self.estate.act(self.server, "attach-disk", **body))
+
+    def disks(self) -> dict[str, Json]:
+        return {disk["name"]: disk for disk in self.estate.client.items("/disks")}
+
+    def device(self, name: str) -> str:
+        """Return the block device by which the guest knows a disk: here no udev makes links."""
+        serial = self.disks()[name]["device"].rpartition("-")[2]
+        found = f"grep -l {serial} /sys/block/*/serial || true"
+        return f"/dev/{eventually(lambda: self.sh(found), what=name).split('/')[3]}"
+
+    def contents(self) -> str:
+        """Return the checksums of what was put onto the data disks."""
+        parts = [
+            f"dd if={self.device(name)} bs=1M skip={place} count=5 2>/dev/null | sha256sum"
+            for name in ("raw", "fixed")
+            for place in NOISE_AT
+        ]
+        return self.sh("; ".join([f"sha256sum {PLACE}/noise", *parts]))
+
+    def records(self) -> int:
+        return int(self.sh(f"cat {PLACE}/records 2>/dev/null | wc -l"))
+
     @property
     def id(self) -> str:
         return str(self.server["id"])
@@ -61,6 +91,12 @@ class Life(Moving):
         pool = self.estate.layout(home).pool
         assert {below.parent for below in found.values() if below} == {pool}
         assert self.traces(self.other) == []
+        for host in (home, self.other):
+            names = storage.volume_names(connect(self.estate.host(host).uri), POOL)
+            there = {name for name in names if disk_of(name)}
+            wanted = {disk["id"] for disk in self.disks().values()} if host == home else set()
+            assert {name[:36] for name in there} == wanted
+        assert {disk["host"] for disk in self.disks().values()} <= {home}
         assert len(self.estate.qemu(self.server)) == 1
         assert self.estate.audit() == []
 
@@ -109,12 +145,30 @@ def test_snapshots_go_along_live_and_are_of_use_there(life: Life) -> None:
     life.all_on(target, 2 + 2 + 1)
 
 
-def test_a_worker_killed_while_frozen_files_are_copied_or_the_guest_moves(life: Life) -> None:
-    boot, count = life.estate.boot_id(life.server), life.count()
-    home, target = life.server["host"], life.other
+def test_data_disks_go_along_live_though_workers_are_killed(life: Life) -> None:
+    life.attach("data", iops=300)
+    life.attach("raw", format="raw")
+    life.attach("fixed", format="raw")
+    for name in ("raw", "fixed"):  # with holes
+        noise = f"dd if=/root/one of={life.device(name)} bs=1M 2>/dev/null"
+        life.sh("; ".join([*(f"{noise} seek={place}" for place in NOISE_AT), "sync"]))
+    life.done("detached", life.estate.act(life.server, "detach-disk", disk="fixed"))
+    life.done(
+        "read-only", life.estate.act(life.server, "attach-disk", name="fixed", read_only=True)
+    )
+    life.sh(f"/usr/sbin/mke2fs -q -t ext4 {life.device('data')}")
+    life.sh(f"mkdir -p {PLACE}; mount -t ext4 {life.device('data')} {PLACE}")
+    life.sh(f"dd if=/dev/urandom of={PLACE}/noise bs=1M count=8 2>/dev/null; sync")
+    for name, script in (("writer", WRITER), ("check", CHECK)):
+        text = script.replace("/root/records", f"{PLACE}/records")
+        life.sh(f"cat > /root/{name}.py <<'END'\n{text}\nEND")
+    life.background("python3 /root/writer.py")
+    eventually(life.records, what="records")
+    before, boot, count = life.contents(), life.estate.boot_id(life.server), life.count()
+    home, target, written = life.server["host"], life.other, life.records()
     life.estate.stop_worker()
     operation = life.estate.act(life.server, "migrate", mode="live")
-    life.killed("carry-snapshots", "after", operation)
+    life.killed("carry-data-disks", "after", operation)
     life.slowly(home, 8)
     life.estate.start_worker()
     eventually(lambda: life.sending(home), pause=0.02, seconds=60, what="libvirt sends it")
@@ -123,9 +177,16 @@ def test_a_worker_killed_while_frozen_files_are_copied_or_the_guest_moves(life: 
     life.all_on(target, 2 + 2 + 1)
     assert life.estate.boot_id(life.server) == boot
     life.counts_on(count)
+    eventually(lambda: life.records() > written, what="more records, on the disk that moved")
+    life.sh("pkill -f writer.py; sync; echo 3 > /proc/sys/vm/drop_caches")
+    assert int(life.sh("python3 /root/check.py")) > written
+    assert life.contents() == before
+    assert life.sh(f"echo x 2>/dev/null > {life.device('fixed')} || echo refused") == "refused"
+    tuned = life.conn.lookupByUUIDString(life.id).blockIoTune("vdb")
+    assert tuned["total_iops_sec"] == 300
 
 
-def test_a_pool_that_has_no_room_for_the_snapshots(life: Life, small_pool: HostLayout) -> None:
+def test_a_pool_that_has_no_room_for_all(life: Life, small_pool: HostLayout) -> None:
     boot, home, count = life.estate.boot_id(life.server), life.server["host"], life.count()
     files = life.files(home)
     resize(small_pool, "110m")  # for the image, and not much more
@@ -140,16 +201,20 @@ def test_a_pool_that_has_no_room_for_the_snapshots(life: Life, small_pool: HostL
     life.counts_on(count)
 
 
-def test_cold_with_snapshots_killed_after_each_copy(life: Life) -> None:
-    target = life.other
-    life.sh("sync")
+def test_cold_with_all_it_has(life: Life) -> None:
+    target, before = life.other, life.contents()
+    life.sh(f"umount {PLACE}; sync")
     life.estate.stop_worker()
     body = {"mode": "cold", "allow_power_cycle": True}
     operation = life.estate.act(life.server, "migrate", **body)
-    life.killed("carry-disk", "after", operation)
+    life.killed("carry-data-disks", "after", operation)
     life.estate.start_worker()
     life.done("resumed", operation)
     life.all_on(target, 2 + 2 + 1)
+    life.sh(f"mount -t ext4 {life.device('data')} {PLACE}")
+    assert life.contents() == before
+    raw = life.estate.layout(target).pool / f"{life.disks()['raw']['id']}-data.raw"
+    assert raw.stat().st_blocks * 512 < 64 << 20, "holes are holes"
     life.forget("two")
     life.to("three", "revert")
     assert life.sh("cd /root; ls one two three").split() == ["one", "three", "two"]

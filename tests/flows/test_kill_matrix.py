@@ -87,7 +87,7 @@ SILENCE = 0.4
 _BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
 """Verbs that some snapshots are in the way of."""
 _APART = {
-    *(Verb.SHELVE, Verb.UNSHELVE, Verb.MIGRATE),
+    *(Verb.SHELVE, Verb.UNSHELVE),
     *(Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT),
 }
 """Verbs that data disks are in the way of, or that take snapshots with the memory here."""
@@ -207,9 +207,11 @@ class Stage:
             return SnapshotRequest(memory=status is Status.ACTIVE)
         if verb is Verb.DELETE and status in TRANSITIONS[Verb.SNAPSHOT].allowed:
             self.fill()
-        if verb is Verb.MIGRATE and len(snapshots.page(self.standing).items) < 2:
+        if verb is Verb.MIGRATE and not servers.get(self.standing).disks:
             self.snapshot()
             self.snapshot()
+            self.attach()
+            self.attach(read_only=True)
         if verb is Verb.RESIZE:  # with a power cycle, if it runs
             now = servers.get(self.standing)
             return ResizeRequest(  # there and back

@@ -4,13 +4,15 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from innkeeper.domain.layers import Layer, Layers
+from innkeeper.domain.lifecycle import Status
 from innkeeper.hypervisor import haul, storage
 from innkeeper.hypervisor.errors import PoolFull
+from innkeeper.services.attachments import DataDiskBlueprint, DataDisks
 from tasks import carry
 from tasks.shelf import DiskStacked
 from tasks.unshelve import DiskArrivedDamaged
@@ -25,6 +27,7 @@ class Files:
         self.lean = {"a": "image", "b": "a", "top": "b", "m.mem": None}
         self.there: list[str] = []
         self.carried: list[str] = []
+        self.made: list[tuple[str, int, str]] = []
         self.repointed: list[tuple[str, Path]] = []
         self.notes: dict[str, Any] = {}
         self.free = 100
@@ -39,6 +42,11 @@ class Files:
         patch(storage, "volume_path", lambda uri, _pool, name: _path(uri, name))
         patch(storage, "allocated", lambda _uri, _pool, names: dict.fromkeys(names, 10))
         patch(storage, "pool_capacity", lambda *_: SimpleNamespace(free_bytes=self.free))
+        patch(storage, "length", lambda *_: 3)
+        patch(storage, "capacity", lambda *_: 5)
+        patch(storage, "delete_volume", lambda *_: None)
+        patch(storage, "ensure_volume", self.ensure)
+        patch(carry, "_taken", lambda _b: False)
         patch(haul, "carry", self.carry)
         patch(carry.checksum, "settle", lambda *_: None)
         patch(carry.checksum, "blake2b", lambda *_: self.arrives)
@@ -56,6 +64,9 @@ class Files:
         self.carried.append(name)
         return 10, "digest"
 
+    def ensure(self, _uri: str, _pool: str, name: str, size: int, *, fmt: str) -> None:
+        self.made.append((name, size, fmt))
+
     def repoint(self, path: Path, onto: Path) -> None:
         self.repointed.append((path.name, onto))
 
@@ -64,7 +75,14 @@ def _path(uri: str, name: str) -> Path:
     return Path("/") / uri / name
 
 
-def blueprint(**notes: Any) -> Any:
+def disk(name: str, **fields: Any) -> DataDiskBlueprint:
+    usual = {"id": uuid4(), "name": name, "phase": "attached", "volume": name, "target": "vdb"}
+    usual |= {"size_gib": 1, "format": "qcow2", "cache": "none", "discard": True}
+    usual |= {"read_only": False, "iops": None, "throughput_mib": None}
+    return DataDiskBlueprint(**usual | {"delete_on_server_delete": True} | fields)
+
+
+def blueprint(*data: DataDiskBlueprint, live: bool = False, **notes: Any) -> Any:
     frozen = (Layer(SECOND, FIRST, "b"), Layer(FIRST, None, "a"))
     sides = {
         name: SimpleNamespace(uri=name, name=name, channel=name, simulated=False)
@@ -82,6 +100,9 @@ def blueprint(**notes: Any) -> Any:
             SimpleNamespace(volume="a", memory_volume="m.mem"),
             SimpleNamespace(volume="b", memory_volume=None),
         ),
+        data=DataDisks(data),
+        request={"live": live},
+        previous_status=Status.ACTIVE,
         step_data=notes,
     )
 
@@ -137,3 +158,33 @@ def test_without_room_for_all_files_none_is_carried(files: Files) -> None:
     files.there, files.free = ["a"], 30
     carry.carry_snapshots.effect(blueprint(proven={"a": "digest"}))
     assert files.carried == ["b", "m.mem"]
+
+
+def test_data_disks_of_a_guest_that_is_off_are_copied_as_they_are(files: Files) -> None:
+    """Whatever a raw one seems to lean on: that is the guest's doing."""
+    files.lean |= {"raw": "secret"}
+    carry.carry_data_disks.effect(blueprint(disk("data"), disk("raw", format="raw")))
+    assert (files.carried, files.repointed, files.made) == (["data", "raw"], [], [])
+    assert files.notes == {"proven": {"data": "digest", "raw": "digest"}}
+
+
+def test_a_running_guest_s_disks_are_filled_by_libvirt_but_those_that_it_only_reads(
+    files: Files,
+) -> None:
+    there = disk("data"), disk("raw", format="raw"), disk("fixed", read_only=True)
+    b = blueprint(*there, live=True)
+    carry.carry_data_disks.effect(b)
+    assert files.carried == ["fixed"]
+    assert files.made == [("data", 5, "qcow2"), ("raw", 3, "raw")]
+    assert [one.name for one in carry.mirrored(b)] == ["data", "raw"]
+    files.there, files.carried = ["fixed", "data", "raw"], []
+    carry.carry_data_disks.effect(blueprint(*there, live=True, proven={"fixed": "digest"}))
+    assert files.carried == []
+
+
+def test_what_goes_along_is_asked_for_before_anything_is_copied(files: Files) -> None:
+    files.free = 59
+    with pytest.raises(PoolFull):
+        carry.carry_snapshots.effect(blueprint(disk("data"), disk("raw")))
+    files.free = 60
+    carry.carry_snapshots.effect(blueprint(disk("data"), disk("raw")))

@@ -13,8 +13,9 @@ from two_hosts import used
 from innkeeper import dispatch
 from innkeeper.db.models import Drain, Event, Server, now
 from innkeeper.db.session import transaction
+from innkeeper.domain.diskspecs import AttachDiskRequest
 from innkeeper.domain.lifecycle import Phase, Verb
-from innkeeper.domain.specs import CloneRequest, DrainRequest
+from innkeeper.domain.specs import CloneRequest, DrainRequest, SnapshotRequest
 from innkeeper.errors import ClaimLost, NotFound
 from innkeeper.services import accept, draining, hosts, operations, servers, survey
 from innkeeper.services.verifying import ServerBusy
@@ -96,7 +97,9 @@ def test_a_drained_host_is_empty_and_takes_nothing_until_it_is_enabled(
 
 
 def test_what_cannot_leave_is_named_and_the_others_leave(catalogue: Catalogue) -> None:
-    inn = Inn(catalogue, "free", "kept", "fails", "shelved", "suspended")
+    inn = Inn(catalogue, "free", "laden", "kept", "fails", "shelved", "suspended")
+    inn.do(Verb.SNAPSHOT, "laden", SnapshotRequest(name="before", memory=True))
+    inn.do(Verb.ATTACH_DISK, "laden", AttachDiskRequest(name="data", size_gib=1))
     inn.do(Verb.CLONE, "kept", CloneRequest(name="twin"))
     inn.do(Verb.SHELVE, "shelved")
     inn.do(Verb.SUSPEND, "suspended")
@@ -104,6 +107,7 @@ def test_what_cannot_leave_is_named_and_the_others_leave(catalogue: Catalogue) -
     assert view.phase == "incomplete"
     assert inn.states(view) == {
         "free": "moved",
+        "laden": "moved",
         "kept": "stays",
         "twin": "stays",
         "fails": "stays",
