@@ -6,9 +6,11 @@ from prefect import flow
 
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import MigrateRequest
+from tasks.carry import carry_data_disks, carry_disk, carry_snapshots, remove_data_disks
 from tasks.edge import close_forward, open_forward
 from tasks.guest import define_domain, prove_gone, undefine_domain
-from tasks.migrate import answer_there, carry_disk, stand_by, switch_over
+from tasks.merge import remove_snapshots
+from tasks.migrate import answer_there, stand_by, switch_over
 from tasks.network import give_lease, remove_lease
 from tasks.operation import operation
 from tasks.seed import delete_seed, write_seed
@@ -36,10 +38,12 @@ async def migrate_server(
         Verb.MIGRATE, request, operation_id, server=server, project=project
     ) as claim:
         await ensure_substrate(claim)
-        await together(claim, write_seed, stand_by)
+        await together(claim, write_seed, carry_snapshots)
+        await stand_by(claim)
         await carry_disk(claim)
+        await carry_data_disks(claim)
         await together(claim, define_domain, give_lease, open_forward)
         await switch_over(claim)
         await answer_there(claim)
         await together(claim, close_forward, remove_lease, undefine_domain, delete_seed)
-        await together(claim, delete_volume, prove_gone)
+        await together(claim, remove_data_disks, remove_snapshots, delete_volume, prove_gone)

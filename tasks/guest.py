@@ -201,11 +201,11 @@ def switch_back(b: Blueprint) -> str:
 
 @step("prove-gone", on_host=True)
 def prove_gone(b: Blueprint) -> str:
-    """Look for what should be gone: domain, disks, seed."""
+    """Look for what should be gone: domain, disks, seed, and data disks that it had here."""
     connection = connect(b.host.uri)
-    left = [
-        name for name in storage.volume_names(connection, POOL) if server_of(name) == b.server_id
-    ]
+    names = storage.volume_names(connection, POOL)
+    left = [name for name in names if server_of(name) == b.server_id]
+    left += sorted({disk.volume for disk in b.data.all} & set(names))
     if guest.power_state(connection, b.server_id) is not None:
         left.append(b.domain_name)
     if left:

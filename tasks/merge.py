@@ -162,16 +162,17 @@ def _require_unused(b: Blueprint, name: str) -> None:
         )
 
 
-def _all(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+def all_files(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    """Return all files of a server's snapshots, as artifacts."""
     files = [(ArtifactKind.VOLUME, s.volume) for s in b.snapshots if s.volume]
     return files + [
         (ArtifactKind.SNAPSHOT, s.memory_volume) for s in b.snapshots if s.memory_volume
     ]
 
 
-@step("remove-snapshots", removes=_all)
+@step("remove-snapshots", removes=all_files)
 def remove_snapshots(b: Blueprint) -> str:
-    """Delete all snapshots of a server that is going to be deleted."""
-    for _kind, name in _all(b):
+    """Delete all snapshots of a server that is going to be deleted, or that has left the host."""
+    for _kind, name in all_files(b):
         storage.delete_volume(connect(b.host.uri), POOL, name)
     return f"{len(b.snapshots)} snapshots"

@@ -93,7 +93,8 @@ def go_on(b: Blueprint) -> str:
         return "simulated"
     memory = storage.volume_path(connection, POOL, b.snapshot.memory_volume)
     if not snapshot.is_active(connection, b.server_id):
-        snapshot.restore(connection, memory, memory.with_name(b.revert_layer))
+        layer = memory.with_name(b.revert_layer)
+        snapshot.restore(connection, memory, layer, b.network.name)
     return "goes on where it was"
 
 

@@ -27,7 +27,7 @@ def migrate(
     wait: Wait = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Move servers to other hosts, with address, port and keys; while they run where possible."""
+    """Move servers, with disks, snapshots and address, to other hosts; live where possible."""
     if live and cold:
         raise UsageFailure("Live and cold", "Name one of --live and --cold, or neither.")
     mode = "live" if live else "cold" if cold else "auto"

@@ -212,6 +212,10 @@ def _migrate(world: World, body: BaseModel) -> Plan:
     effect = Effect.POWER_CYCLE if cycles else Effect.LIVE
     moved = f"Its forward leads through {world.host} from then on, under the same port."
     warnings = [moved]
+    if world.snapshots:
+        warnings.append(f"Snapshots that go along: {', '.join(k.name for k in world.snapshots)}.")
+    if world.disks:
+        warnings.append(f"Data disks that go along: {', '.join(d.name for d in world.disks)}.")
     if cycles and not asked.allow_power_cycle:
         warnings.append(
             "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or it is "
@@ -220,9 +224,10 @@ def _migrate(world: World, body: BaseModel) -> Plan:
     still = "the guest stands still for a moment, when the new host takes over"
     if world.pauses:
         still = f"the guest stands still while its {world.shape.memory_mib} MiB of memory are sent"
+    disks = f"{1 + len(world.disks)} disks are" if world.disks else "disk is"
     return Plan(
         (Change(effect, "host", world.home, world.host),),
-        "the guest is shut down, its disk is copied, and it is started on the new host"
+        f"the guest is shut down, its {disks} copied, and it is started on the new host"
         if cycles
         else (still if world.runs else NONE),
         tuple(warnings),

@@ -103,6 +103,24 @@ class Layers:
             identifier = found[-1].parent_id
         return tuple(found)
 
+    def upward(self) -> tuple[Layer, ...]:
+        """Return all frozen layers, each after the one that it leans on."""
+        found: list[Layer] = []
+        waiting = list(self.frozen)
+        while waiting:
+            placed = {None, *(entry.id for entry in found)}
+            ready = [entry for entry in waiting if entry.parent_id in placed]
+            if not ready:
+                raise ValueError("The snapshots are no tree.")
+            found += ready
+            waiting = [entry for entry in waiting if entry not in ready]
+        return tuple(found)
+
+    def leanings(self) -> tuple[tuple[str, str], ...]:
+        """Return every file of the disk, lowest first, with the one that it leans on."""
+        frozen = [(entry.volume, self.file_of(entry.parent_id)) for entry in self.upward()]
+        return (*frozen, (self.top, self.file_of(self.top_parent)))
+
     def committed(self, identifier: UUID) -> Commit | None:
         """Return the commit that takes a snapshot out of a running disk, if it needs one.
 

@@ -63,8 +63,10 @@ STEPS: dict[Verb, tuple[str, ...]] = {
     Verb.MIGRATE: (
         "substrate",
         "seed",
+        "carry-snapshots",
         "stand-by",
         "carry-disk",
+        "carry-data-disks",
         "domain",
         "lease",
         "forward",
@@ -74,6 +76,8 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "remove-lease",
         "undefine",
         "remove-seed",
+        "remove-data-disks",
+        "remove-snapshots",
         "remove-volume",
         "prove-gone",
     ),
@@ -142,7 +146,10 @@ def is_about_source(verb: Verb, step: str) -> bool:
 
 
 _AT_NEW_HOST = frozenset(
-    {"substrate", "seed", "carry-disk", "domain", "lease", "forward", "answer-there"}
+    {
+        *("substrate", "seed", "carry-snapshots", "carry-disk", "carry-data-disks"),
+        *("domain", "lease", "forward", "answer-there"),
+    }
 )
 
 

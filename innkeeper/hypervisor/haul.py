@@ -18,6 +18,7 @@ from innkeeper.hypervisor.errors import translated
 Tell = Callable[[int], None]
 """Is told often how many bytes have passed so far; may raise to stop."""
 
+_ZEROS = bytes(4 << 20)
 _PIECE = 256 << 10  # what libvirt puts into one message of a stream, at most
 
 
@@ -101,6 +102,7 @@ def carry(
 ) -> tuple[int, str]:
     """Make a volume on another host with the content of the one here; nothing is kept between.
 
+    Holes of a file are not sent, and are holes there, too; in the BLAKE2b they are zeros.
     Return its length and the BLAKE2b of what passed. One of that name is replaced there; what a
     failed one leaves is the caller's to delete: it may be another run's by then.
 
@@ -128,12 +130,15 @@ def _carry(
     digest, passed = hashlib.blake2b(), 0
     outward, inward = old.newStream(0), new.newStream(0)
     try:
-        source.download(outward, 0, 0)
-        target.upload(inward, 0, length)
-        while piece := outward.recv(_PIECE):
-            digest.update(piece)
-            _push(inward, piece)
-            passed += len(piece)
+        source.download(outward, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+        target.upload(inward, 0, length, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
+        while piece := outward.recvFlags(_PIECE, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE):
+            if isinstance(piece, bytes):
+                digest.update(piece)
+                _push(inward, piece)
+                passed += len(piece)
+            else:
+                passed += _leave_out(outward, inward, digest)
             tell(passed)
         outward.finish()
         inward.finish()
@@ -144,6 +149,17 @@ def _carry(
     if passed != length:
         raise VolumeCut("A volume was cut off while it was sent: it is sent again.")
     return digest.hexdigest()
+
+
+def _leave_out(
+    outward: libvirt.virStream, inward: libvirt.virStream, digest: hashlib.blake2b
+) -> int:
+    """Leave a hole out on both sides; return its length."""
+    hole = int(outward.recvHole())
+    inward.sendHole(hole)
+    for begin in range(0, hole, len(_ZEROS)):
+        digest.update(_ZEROS[: hole - begin])
+    return hole
 
 
 def _push(stream: libvirt.virStream, piece: bytes) -> None:

@@ -8,7 +8,7 @@ what had arrived. Who comes later asks both where the guest runs (`look`).
 
 import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ import libvirt
 from innkeeper.errors import TransientError
 from innkeeper.hypervisor.errors import DomainAbsent, StateChanged, translated
 from innkeeper.hypervisor.power import PowerState, from_state
-from innkeeper.hypervisor.snapshot import ROOT
 from innkeeper.hypervisor.xml.element import parse
 
 Tell = Callable[[float, str], None]
@@ -29,7 +28,7 @@ _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 6 * 3600.0
 _FLAGS = (
     libvirt.VIR_MIGRATE_PERSIST_DEST
-    # Only the layer that the server writes to: the image beneath it is on the new host already.
+    # Only the layer that the server writes to: what is beneath it is on the new host already.
     | libvirt.VIR_MIGRATE_NON_SHARED_INC
     | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
 )
@@ -107,6 +106,7 @@ def migrate(
     *,
     definition: str,
     renamed: Mapping[str, str],
+    filled: Sequence[str],
     networks: Mapping[str, str],
     way: Way,
     tell: Tell,
@@ -116,10 +116,13 @@ def migrate(
 
     Args:
         old: the host that it runs on.
-        new: the host that it goes to; its disk is there as an empty layer on the same image.
+        new: the host that it goes to; its root disk is there as an empty layer on the same files,
+            data disks are as large and empty.
         server_id: the server.
         definition: its domain on the new host, from its next start on.
         renamed: its files of the old host, as paths, and those on the new one.
+        filled: the targets (`vda`) of the disks whose content is sent; the others are only read,
+            and are whole at the new host already.
         networks: its networks of the old host, by name, and those on the new one.
         way: how the hosts' QEMUs reach each other.
         tell: is told a fraction and a sentence; when it raises, the guest stays where it was.
@@ -138,7 +141,7 @@ def migrate(
     parameters = way.parameters() | {
         libvirt.VIR_MIGRATE_PARAM_DEST_XML: elsewhere(described, renamed, networks),
         libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: definition,
-        libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: [ROOT],  # not the seed: that is only read
+        libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: list(filled),
     }
     failure: list[libvirt.libvirtError] = []
 

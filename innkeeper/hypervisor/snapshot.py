@@ -109,8 +109,11 @@ def thaw(conn: libvirt.virConnect, server_id: UUID) -> bool:
 
 
 @translated()
-def restore(conn: libvirt.virConnect, memory: Path, layer: Path) -> None:
+def restore(conn: libvirt.virConnect, memory: Path, layer: Path, network: str) -> None:
     """Have the server go on from a memory file, with `layer` as its disk. It has to be off.
+
+    The memory may be from another host: what lies beside the layer here, and the `network`, take
+    the place of what they were there.
 
     Raises:
         FileMissing: there is no such memory file.
@@ -122,9 +125,14 @@ def restore(conn: libvirt.virConnect, memory: Path, layer: Path) -> None:
         for stale in disk.findall("backingStore"):  # libvirt would believe it
             disk.remove(stale)
         target, source = disk.find("target"), disk.find("source")
-        if target is not None and source is not None and target.get("dev") == ROOT:
-            source.set("file", str(layer))
+        if target is not None and source is not None:
+            root = target.get("dev") == ROOT
+            beside = layer.with_name(Path(str(source.get("file"))).name)
+            source.set("file", str(layer if root else beside))
             source.attrib.pop("index", None)
+    for source in saved.iterfind("devices/interface/source"):
+        source.attrib.clear()  # port and bridge are of then and there
+        source.set("network", network)
     document = ET.tostring(saved, encoding="unicode")
     conn.restoreFlags(str(memory), document, libvirt.VIR_DOMAIN_SAVE_RUNNING)
 

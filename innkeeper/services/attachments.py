@@ -33,8 +33,6 @@ _USUAL: dict[str, Any] = {
     "throughput_mib": None,
     "delete_on_server_delete": True,
 }
-_LEAVING = frozenset({Verb.SHELVE, Verb.MIGRATE})
-"""Verbs that take a server off its host, where its data disks would stay."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +290,7 @@ def _refuse(session: Session, server: Server, body: BaseModel, verb: Verb) -> No
     memory = isinstance(body, SnapshotRequest) and body.memory
     if isinstance(body, RevertRequest):
         memory = layering.find(session, server, body.snapshot).memory
-    if verb not in _LEAVING and not memory:
+    if verb is not Verb.SHELVE and not memory:
         return
     names = [row.name for row in held_by(session, server)]
     if not names:

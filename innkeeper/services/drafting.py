@@ -47,6 +47,7 @@ _ON_SNAPSHOTS = {
     Verb.CLONE,
     Verb.FLATTEN,
     Verb.VERIFY_SNAPSHOT,
+    Verb.MIGRATE,
 }
 _ON_SHELF = {Verb.SHELVE, Verb.UNSHELVE, Verb.DELETE}
 

@@ -202,6 +202,8 @@ def _intend(session: Session, plan: Blueprint, kind: ArtifactKind, name: str) ->
                 name=name,
             )
         )
+    else:
+        row.server_id = plan.server_id  # a copy of a data disk may be another server's by now
 
 
 def end(

@@ -76,7 +76,7 @@ def prepare(session: Session, server: Server, body: BaseModel, verb: Verb) -> di
         return _deletion(session, find(session, server, body.snapshot))
     if isinstance(body, VerifySnapshotRequest):
         return verifying.prepare(session, server, find(session, server, body.snapshot))
-    if verb in {Verb.REBUILD, Verb.SHELVE, Verb.MIGRATE, Verb.DELETE}:
+    if verb in {Verb.REBUILD, Verb.SHELVE, Verb.DELETE}:
         _refuse_under(session, server, verb)
     if verb is Verb.FLATTEN:
         _require_flattenable(session, server)

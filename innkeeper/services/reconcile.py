@@ -218,6 +218,10 @@ def _still_astray(host_id: UUID, finding: Finding) -> bool:
         return known is None and finding.server_id not in expected.probes
     if finding.kind in {"domain", "console-log"}:
         return known.gone
+    if disk_of(finding.name):  # it may have come back, or be on its way with another server
+        own = {disk.volume for disk in expected.data_disks}
+        owners = {row.server_id for row in expected.artifacts if row.name == finding.name}
+        return finding.name not in own and owners == {finding.server_id}
     return known.gone or finding.name not in known.volumes
 
 

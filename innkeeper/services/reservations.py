@@ -41,9 +41,19 @@ def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
 
 
 def data_gib(session: Session) -> dict[UUID, int]:
-    """Return how many GiB data disks hold of each host, attached or not."""
-    rows = select(DataDisk.host_id, func.sum(DataDisk.size_gib)).group_by(DataDisk.host_id)
-    return {host_id: int(total) for host_id, total in session.execute(rows).tuples()}
+    """Return how many GiB data disks hold of each host, attached or not; of two while they move."""
+    sizes = func.sum(DataDisk.size_gib)
+    rows = select(DataDisk.host_id, sizes).group_by(DataDisk.host_id)
+    found = {host_id: int(total) for host_id, total in session.execute(rows).tuples()}
+    beside = (
+        select(Server.other_host_id, sizes)
+        .join(DataDisk, DataDisk.server_id == Server.id)
+        .where(Server.other_host_id.is_not(None))
+        .group_by(Server.other_host_id)
+    )
+    for host_id, total in session.execute(beside):
+        found[host_id] = found.get(host_id, 0) + int(total)
+    return found
 
 
 def probes(session: Session) -> dict[UUID, list[int]]:

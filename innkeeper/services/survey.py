@@ -22,6 +22,7 @@ from innkeeper.domain.naming import (
     POOL,
     console_log,
     console_owner,
+    disk_of,
     disk_serial,
     probe_name,
     server_of,
@@ -133,6 +134,7 @@ def survey(host_id: UUID) -> list[Finding]:
     findings = _domains(expected, owned)
     findings += _volumes(expected, volumes)
     findings += _data_disks(expected, volumes, {domain.server_id for domain in owned})
+    findings += _copies(expected, volumes)
     findings += _dhcp(expected)
     findings += _forwards(expected)
     findings += _files(expected, owned)
@@ -216,6 +218,21 @@ def _data_disks(expected: Expectation, names: list[str], domains: set[UUID]) -> 
         for serial in sorted((perhaps - wanted) & set(serials)):
             why = "the domain has it, its server has not"
             found.append(Finding(host, DATA_DISK, serials[serial].volume, why, server_id))
+    return found
+
+
+def _copies(expected: Expectation, names: list[str]) -> list[Finding]:
+    """Find what a migration left of data disks that are another host's by now, or still."""
+    own, found = {disk.volume for disk in expected.data_disks}, []
+    for row in expected.artifacts:
+        known = expected.servers.get(row.server_id) if row.server_id else None
+        if known is None or known.busy or row.name in own or disk_of(row.name) is None:
+            continue
+        if row.name in names:
+            why = "a copy of a data disk that is on another host"
+            found.append(
+                Finding(expected.host.name, "volume", row.name, why, row.server_id, reapable=True)
+            )
     return found
 
 

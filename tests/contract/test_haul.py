@@ -3,6 +3,7 @@
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -12,10 +13,12 @@ import pytest
 from innkeeper.host import checksum
 from innkeeper.host.local import LocalChannel
 from innkeeper.hypervisor import haul, storage
+from innkeeper.hypervisor.connection import connect, forget
 from innkeeper.hypervisor.errors import VolumeAbsent
+from innkeeper.lab.fleet import LabHost
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import Host
+    from tests.contract.conftest import Host, RunningLab
 
 pytestmark = pytest.mark.parametrize(
     "host", [pytest.param("lab", marks=pytest.mark.lab)], indirect=True
@@ -81,3 +84,36 @@ def test_who_stops_it_can_begin_again(host: "Host", tmp_path: Path) -> None:
 def test_what_is_not_there_cannot_be_brought(host: "Host", tmp_path: Path) -> None:
     with pytest.raises(VolumeAbsent):
         haul.bring(host.conn, POOL, NAME, tmp_path / "target", tell=_silent)
+
+
+@pytest.fixture
+def second(running_lab: "RunningLab") -> Iterator[LabHost]:
+    found = running_lab.lab.up(2)[1]
+    storage.ensure_pool(connect(found.uri), POOL, Path(found.pool_path))
+    yield found
+    storage.delete_volume(connect(found.uri), POOL, NAME)
+    forget(found.uri)
+
+
+@pytest.mark.parametrize("end", [b"the end", b""], ids=["ends in data", "ends in a hole"])
+def test_what_is_carried_is_the_same_and_keeps_its_holes(
+    host: "Host", second: LabHost, end: bytes
+) -> None:
+    size = (9 << 20) + 1024
+    source = storage.ensure_volume(host.conn, POOL, NAME, size, fmt="raw")
+    with source.open("r+b") as file:
+        for offset in (0, 5 << 20):
+            file.seek(offset)
+            file.write(CONTENT)
+        file.seek(size - len(end))
+        file.write(end)
+    content, told = source.read_bytes(), []
+    new = connect(second.uri)
+    length, digest = haul.carry(host.conn, new, POOL, NAME, tell=told.append)
+    there = storage.volume_path(new, POOL, NAME)
+    assert there != source
+    assert there.read_bytes() == content
+    assert (length, digest) == (size, hashlib.blake2b(content).hexdigest())
+    assert told[-1] == size
+    assert stat.S_IMODE(there.stat().st_mode) == 0o600
+    assert there.stat().st_blocks * 512 < 4 << 20, "holes are holes"

@@ -205,7 +205,7 @@ class TestRunning:
             booted.define(booted.layer())
             storage.delete_volume(booted.conn, POOL, old)
             begun = time.monotonic()
-            snapshot.restore(booted.conn, memory, booted.pool_path / booted.top)
+            snapshot.restore(booted.conn, memory, booted.pool_path / booted.top, "none")
             print(f"restored in {time.monotonic() - begun:.2f} s")  # noqa: T201
             assert snapshot.root_disk(booted.conn, booted.server).name == booted.top
             eventually(lambda: guest.agent_ping(booted.conn, booted.server), 20)

@@ -259,6 +259,9 @@ def test_a_drained_host_is_empty_and_its_guests_run_on(life: Life) -> None:
     beside = life.estate.done(life.estate.create(unique("beside")))
     if beside["host"] != home:
         beside = life.estate.done(life.estate.act(beside, "migrate", host=home))
+    life.estate.done(life.estate.act(beside, "attach-disk", name=unique("data"), size_gib=1))
+    path = f"/servers/{beside['id']}/snapshots"
+    life.estate.done(life.estate.client.post(path, {"name": "before"}))
     boots = {s["id"]: life.estate.boot_id(s) for s in (life.server, beside)}
     plan = life.estate.cli("host", "drain", home, "--dry-run")
     assert plan.stdout.count(life.other) == len(boots)

@@ -86,10 +86,10 @@ pytestmark = [
 ]
 
 SILENCE = 0.2
-_BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE, Verb.MIGRATE}
+_BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
 """Verbs that some snapshots are in the way of."""
 _APART = {
-    *(Verb.SHELVE, Verb.UNSHELVE, Verb.MIGRATE),
+    *(Verb.SHELVE, Verb.UNSHELVE),
     *(Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT),
 }
 """Verbs that data disks are in the way of, or that take snapshots with the memory here."""
@@ -175,7 +175,7 @@ class Stage:
             down = next((away[rest] for rest in allowed if rest in away), Verb.STOP)
             self.do(_UP.get(status, down))
         prepare = self.about_disk if verb in _ON_DISKS else self.prepare
-        body = body or BODIES.get(verb) or prepare(verb)
+        body = body or prepare(verb) or BODIES.get(verb)
         if verb is Verb.DELETE:
             self.standing = None
         return self.request(verb, server_id, body)
@@ -220,6 +220,11 @@ class Stage:
             return SnapshotRequest(memory=status is Status.ACTIVE)
         if verb is Verb.DELETE and status in TRANSITIONS[Verb.SNAPSHOT].allowed:
             self.fill()
+        if verb is Verb.MIGRATE and not servers.get(self.standing).disks:
+            self.snapshot()
+            self.snapshot()
+            self.attach()
+            self.attach(read_only=True)
         if verb is Verb.RESIZE:  # with a power cycle, if it runs
             now = servers.get(self.standing)
             return ResizeRequest(  # there and back

@@ -1,7 +1,7 @@
 """Taking a snapshot out of a tree of files: nobody else may notice, wherever a kill falls."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import pytest
@@ -198,6 +198,22 @@ def test_descendants() -> None:
     assert descendants(A, parents) == {B, C, D}
     assert descendants(B, parents) == {D}
     assert descendants(D, parents) == frozenset()
+
+
+@given(found=grown(), data=st.data())
+def test_every_file_comes_after_the_one_that_it_leans_on(found: Grown, data: st.DataObject) -> None:
+    shuffled = replace(found.layers, frozen=tuple(data.draw(st.permutations(found.layers.frozen))))
+    there = [found.layers.image]
+    for name, below in shuffled.leanings():
+        assert below in there
+        assert found.disks.backing[name] == below
+        there.append(name)
+    assert sorted(there) == sorted(found.disks.blocks)
+
+
+def test_what_is_no_tree_is_refused() -> None:
+    with pytest.raises(ValueError, match="no tree"):
+        Layers("image", (Layer(A, B, "a"), Layer(B, A, "b")), "top", B).upward()
 
 
 def test_an_unknown_snapshot_has_no_layer() -> None:

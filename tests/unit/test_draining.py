@@ -13,8 +13,9 @@ from two_hosts import used
 from innkeeper import dispatch
 from innkeeper.db.models import Drain, Event, Server, now
 from innkeeper.db.session import transaction
+from innkeeper.domain.diskspecs import AttachDiskRequest
 from innkeeper.domain.lifecycle import Phase, Verb
-from innkeeper.domain.specs import DrainRequest, SnapshotRequest
+from innkeeper.domain.specs import CloneRequest, DrainRequest, SnapshotRequest
 from innkeeper.errors import ClaimLost, NotFound
 from innkeeper.services import accept, draining, hosts, operations, servers, survey
 from innkeeper.services.verifying import ServerBusy
@@ -96,20 +97,25 @@ def test_a_drained_host_is_empty_and_takes_nothing_until_it_is_enabled(
 
 
 def test_what_cannot_leave_is_named_and_the_others_leave(catalogue: Catalogue) -> None:
-    inn = Inn(catalogue, "free", "kept", "fails", "shelved", "suspended")
-    inn.do(Verb.SNAPSHOT, "kept", SnapshotRequest(name="before"))
+    inn = Inn(catalogue, "free", "laden", "kept", "fails", "shelved", "suspended")
+    inn.do(Verb.SNAPSHOT, "laden", SnapshotRequest(name="before", memory=True))
+    inn.do(Verb.ATTACH_DISK, "laden", AttachDiskRequest(name="data", size_gib=1))
+    inn.do(Verb.CLONE, "kept", CloneRequest(name="twin"))
     inn.do(Verb.SHELVE, "shelved")
     inn.do(Verb.SUSPEND, "suspended")
     view = inn.run(inn.begin(), failing={"fails": "carry-disk"})
     assert view.phase == "incomplete"
     assert inn.states(view) == {
         "free": "moved",
+        "laden": "moved",
         "kept": "stays",
+        "twin": "stays",
         "fails": "stays",
         "suspended": "stays",
     }
     why = {one.server: one.reason or "" for one in view.servers}
-    assert "it has snapshots that are to stay: before" in why["kept"]
+    assert "linked clones stand on its disk: twin" in why["kept"]
+    assert "'twin' is a linked clone" in why["twin"]
     assert "carry-disk was made to fail" in why["fails"]
     assert "is suspended cannot migrate" in why["suspended"]
     assert (inn.home("free"), inn.home("fails"), inn.home("kept")) == ("beta", "alpha", "alpha")
@@ -117,9 +123,10 @@ def test_what_cannot_leave_is_named_and_the_others_leave(catalogue: Catalogue) -
     assert survey.audit() == []
     with transaction() as session:
         (event,) = session.query(Event).filter(Event.kind == "host.drain.incomplete")
-    assert set(event.after or {}) == {"kept", "fails", "suspended"}
+    assert set(event.after or {}) == {"kept", "twin", "fails", "suspended"}
     later = inn.run(inn.begin())
-    assert inn.states(later) == {"kept": "stays", "fails": "moved", "suspended": "stays"}
+    stay = {"kept": "stays", "twin": "stays", "suspended": "stays"}
+    assert inn.states(later) == stay | {"fails": "moved"}
 
 
 def test_without_consent_nobody_is_interrupted(catalogue: Catalogue) -> None:

@@ -17,7 +17,7 @@ from innkeeper.hypervisor.migration import Side, Way
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.hypervisor.xml.element import parse
 from innkeeper.services import events, migrating
-from tasks import migrate
+from tasks import carry, migrate
 from tasks.guest_login import GuestUnreachable
 from tasks.migrate import GuestGone
 
@@ -64,6 +64,7 @@ class Hosts:
 def hosts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Hosts:
     made = Hosts(*request.param)
     monkeypatch.setattr(migrate, "connect", made.connect)
+    monkeypatch.setattr(carry, "connect", made.connect)
     monkeypatch.setattr(migration, "look", made.look)
     monkeypatch.setattr(migration, "abort", lambda *_: None)
     monkeypatch.setattr(migration, "await_end", lambda *_: None)
@@ -197,7 +198,7 @@ def test_a_disk_that_the_guest_went_to_is_never_made_anew(
     monkeypatch.setattr(storage, "delete_volume", forbidden)
     b = blueprint(leaving=True)
     there = SimpleNamespace(**vars(b) | {"host": b.there.host, "there": b, "committed": False})
-    assert "guest is on it" in (migrate.carry_disk.effect(there) or "")  # type: ignore[arg-type]
+    assert "guest is on it" in (carry.carry_disk.effect(there) or "")  # type: ignore[arg-type]
     assert hosts.done == []
 
 

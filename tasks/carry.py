@@ -1,0 +1,354 @@
+"""A server's files to another host: frozen ones while it runs, what it writes to when it is off.
+
+What a running guest writes to is only made room for: libvirt fills that at the switch. Each file
+that is copied is proven at the new host; then it is told where there the one that it leans on is.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
+
+from innkeeper.domain.naming import POOL
+from innkeeper.domain.steps import ArtifactKind
+from innkeeper.host import checksum, layers
+from innkeeper.host.channel import open_channel
+from innkeeper.hypervisor import haul, migration, storage
+from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.errors import PoolFull
+from innkeeper.hypervisor.power import PowerState
+from innkeeper.images.failure import ShelfFileDamaged
+from innkeeper.services import journal
+from innkeeper.services.attachments import DataDiskBlueprint
+from innkeeper.services.blueprint import Blueprint
+from innkeeper.settings import settings
+from tasks.clone import LEASE_SECONDS
+from tasks.merge import all_files
+from tasks.shelf import DiskInUse, DiskStacked, Told
+from tasks.step import step
+from tasks.unshelve import DiskArrivedDamaged
+
+SNAPSHOTS = "carry-snapshots"
+DISK = "carry-disk"
+DATA = "carry-data-disks"
+PROVEN = "proven"
+"""Noted in those steps: the BLAKE2b of each file that was copied and is whole at the new host."""
+
+_COPYING = 0.9
+"""Which part of a step's time the copying takes, about; the rest is computing checksums."""
+
+
+def live(b: Blueprint) -> bool:
+    """Tell whether the guest runs while it is moved."""
+    return bool(b.request["live"])
+
+
+def _root(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    return [(ArtifactKind.VOLUME, b.root_volume)]
+
+
+def data_files(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    """Return the files of a server's data disks, as artifacts."""
+    return [(ArtifactKind.VOLUME, name) for name in _volumes(b)]
+
+
+def _volumes(b: Blueprint) -> list[str]:
+    return [disk.volume for disk in b.data.attached]
+
+
+def _copies(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    # Past the switch their own rows tell of them.
+    return [] if b.committed else data_files(b)
+
+
+def mirrored(b: Blueprint) -> list[DataDiskBlueprint]:
+    """Return the data disks that libvirt fills: those that a running guest may write to."""
+    return [disk for disk in b.data.attached if live(b) and not disk.read_only]
+
+
+@contextmanager
+def turn(b: Blueprint) -> Iterator[None]:
+    """Bound how many disks are copied from and to a host at once; others wait."""
+    limits = sorted(f"disk-copy-{side.host.name}" for side in (b, b.there))
+    with get_client(sync_client=True) as client:
+        for limit in limits:
+            client.upsert_global_concurrency_limit_by_name(limit, settings().disk_copies)
+    with concurrency(
+        limits, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False
+    ):  # a copy that has begun is not given up because Prefect is silent
+        journal.heartbeat(b.claim)  # whoever took over while this waited may be on that disk by now
+        yield
+
+
+@step(SNAPSHOTS, makes=all_files)
+def carry_snapshots(b: Blueprint) -> str:
+    """Copy the frozen files and memories of a server's snapshots, each proven; the guest goes on.
+
+    Before anything is copied, or anybody shut down, the new host has to have room for all.
+    """
+    if b.committed:
+        return "they are there"
+    proven = dict(b.step_data.get(PROVEN, {}))
+    names = [name for _kind, name in all_files(b)]
+    if b.host.simulated:
+        return _simulate(b)
+    _require_known(b)
+    here = set(storage.volume_names(connect(b.host.uri), POOL))
+    whole = proven.keys() & here
+    memories = _memories(b)
+    missing = [name for name in (*_upward(b), *memories) if name not in whole]
+    _require_room(b, {*missing, *({b.root_volume, *_volumes(b)} - here)})
+    if missing:
+        with turn(b):
+            tell = _telling(b, SNAPSHOTS, missing)
+            for name in missing:
+                proven[name] = _carry(b, name, tell)
+                if name not in memories:
+                    _lean_on_what_is_there(b, name)
+                journal.note(b.claim, SNAPSHOTS, **{PROVEN: proven})
+    return f"{len(names)} files, each with its BLAKE2b" if names else "it has none"
+
+
+def _upward(b: Blueprint) -> list[str]:
+    return [layer.volume for layer in b.layers.upward()]
+
+
+def _memories(b: Blueprint) -> list[str]:
+    return [name for kind, name in all_files(b) if kind is ArtifactKind.SNAPSHOT]
+
+
+@carry_snapshots.undone_by
+def erase_snapshots(b: Blueprint) -> str:
+    """Delete what was put on the new host; the old one has it still."""
+    for name in (*reversed(_upward(b)), *_memories(b)):
+        storage.delete_volume(connect(b.host.uri), POOL, name)
+    return f"{len(all_files(b))} files deleted"
+
+
+def _simulate(b: Blueprint) -> str:
+    """Make files without content that lean on each other as those of the old host do."""
+    old, new = connect(b.there.host.uri), connect(b.host.uri)
+    tree = b.layers
+    for layer in tree.upward():
+        backing = storage.volume_path(new, POOL, tree.file_of(layer.parent_id))
+        size = storage.capacity(old, POOL, layer.volume)
+        storage.ensure_volume(new, POOL, layer.volume, size, backing_path=backing, replace=True)
+    for name in _memories(b):
+        storage.upload(new, POOL, name, b"simulated", "raw")
+    return f"{len(all_files(b))} simulated files"
+
+
+def _require_known(b: Blueprint) -> None:
+    """See that the files lean on each other, and the lowest on the image, as the database says.
+
+    Raises:
+        DiskStacked: one lies on something else.
+    """
+    for name, expected in b.layers.leanings():
+        below = storage.leans_on(connect(b.there.host.uri), POOL, name)
+        if below is None and expected == b.layers.image:
+            continue
+        if below is None or below.name != expected:
+            raise DiskStacked(
+                f"The disk {name} lies on {below.name if below else 'nothing'}, not on {expected}, "
+                "as the database has it. If a snapshot has failed, delete it again (`innkeeper "
+                "snapshot delete`); else report this."
+            )
+
+
+@step(DISK, makes=_root)
+def carry_disk(b: Blueprint) -> str:
+    """Copy the disk of a guest that is off and prove it; for one that runs, make room for it."""
+    if b.committed:
+        return "it is there"
+    new = connect(b.host.uri)
+    if _taken(b):
+        return "the guest is on it"  # what becomes of that, the switch decides
+    if b.step_data.get(PROVEN) and b.root_volume in storage.volume_names(new, POOL):
+        return "it is there"
+    if b.host.simulated or live(b):
+        return _make_room(b)
+    with turn(b):
+        _require_room(b, [b.root_volume])
+        digest = _carry(b, b.root_volume, _telling(b, DISK, [b.root_volume]))
+        _lean_on_what_is_there(b, b.root_volume)
+        _require_image(b)
+    journal.note(b.claim, DISK, **{PROVEN: digest})
+    length = storage.length(new, POOL, b.root_volume)
+    return f"{b.root_volume}, {length >> 20} MiB, BLAKE2b {digest[:16]}…"
+
+
+def _taken(b: Blueprint) -> bool:
+    """Tell whether the guest may be at the new host already, on what was put there."""
+    there = migration.look(connect(b.host.uri), b.server_id).state
+    return there not in {None, PowerState.OFF} or (
+        migration.look(connect(b.there.host.uri), b.server_id).left
+    )
+
+
+def _make_room(b: Blueprint) -> str:
+    """Make the empty layer that libvirt fills; on simulated hosts nothing else is copied."""
+    if not b.host.simulated:
+        _require_room(b, [b.root_volume])
+        _require_image(b)
+    return _empty_root(b)
+
+
+def empty(b: Blueprint) -> None:
+    """Make all that libvirt fills empty again, after a run that died while it was filled."""
+    _empty_root(b)
+    _empty_disks(b, mirrored(b))
+
+
+def _empty_root(b: Blueprint) -> str:
+    """Make an empty layer, of the old one's size: what a dead run put into one is not believed."""
+    old, new = connect(b.there.host.uri), connect(b.host.uri)
+    below = storage.leans_on(old, POOL, b.root_volume)
+    size = storage.capacity(old, POOL, b.root_volume)
+    backing = storage.volume_path(new, POOL, below.name) if below else None
+    journal.heartbeat(b.claim)  # the next run's it may be by now
+    storage.delete_volume(new, POOL, b.root_volume)
+    storage.ensure_volume(new, POOL, b.root_volume, size, backing_path=backing)
+    return f"{b.root_volume}, {size >> 30} GiB, empty"
+
+
+@carry_disk.undone_by
+def erase_copy(b: Blueprint) -> str:
+    """Delete what was put on the new host; the old one has it still."""
+    storage.delete_volume(connect(b.host.uri), POOL, b.root_volume)
+    return f"{b.root_volume} deleted"
+
+
+@step(DATA, makes=_copies)
+def carry_data_disks(b: Blueprint) -> str:
+    """Copy the data disks that nobody writes to now, each proven; for others make room."""
+    if b.committed:
+        return "they are there"
+    if _taken(b):
+        return "the guest is on them"
+    if b.host.simulated:
+        return _empty_disks(b, b.data.attached)
+    proven, filled = dict(b.step_data.get(PROVEN, {})), mirrored(b)
+    whole = proven.keys() & set(storage.volume_names(connect(b.host.uri), POOL))
+    still = [name for name in _volumes(b) if name not in {disk.volume for disk in filled}]
+    missing = [name for name in still if name not in whole]
+    _require_room(b, {*missing, *(disk.volume for disk in filled)})
+    if missing:
+        with turn(b):
+            tell = _telling(b, DATA, missing)
+            for name in missing:
+                proven[name] = _carry(b, name, tell)
+                journal.note(b.claim, DATA, **{PROVEN: proven})
+    _empty_disks(b, filled)
+    return f"{len(still)} copied, each with its BLAKE2b, {len(filled)} to be filled"
+
+
+def _empty_disks(b: Blueprint, disks: Iterable[DataDiskBlueprint]) -> str:
+    """Make empty data disks, as large as the old host's."""
+    old, new = connect(b.there.host.uri), connect(b.host.uri)
+    made = []
+    for disk in disks:
+        raw = disk.format == "raw" and not b.host.simulated
+        sized = storage.length if raw else storage.capacity  # a raw one may look like a qcow2
+        size = sized(old, POOL, disk.volume)
+        journal.heartbeat(b.claim)  # the next run's it may be by now
+        storage.delete_volume(new, POOL, disk.volume)
+        storage.ensure_volume(new, POOL, disk.volume, size, fmt=disk.format)
+        made.append(f"{disk.name} {size >> 30} GiB")
+    return f"empty: {', '.join(made) or 'none'}"
+
+
+@carry_data_disks.undone_by
+def erase_data_disks(b: Blueprint) -> str:
+    """Delete what was put on the new host; the old one has it still."""
+    for name in _volumes(b):
+        storage.delete_volume(connect(b.host.uri), POOL, name)
+    return f"{len(_volumes(b))} deleted"
+
+
+@step("remove-data-disks", removes=data_files)
+def remove_data_disks(b: Blueprint) -> str:
+    """Delete what the old host has of data disks that are the new one's now."""
+    if not b.committed:
+        raise DiskInUse(f"{b.name} has not moved: its data disks stay.")
+    return erase_data_disks(b) or ""
+
+
+def _telling(b: Blueprint, step_name: str, names: Collection[str]) -> Callable[[str, int], None]:
+    """Return a way to tell how many bytes of one of these files have passed."""
+    old = connect(b.there.host.uri)
+    lengths = {name: storage.length(old, POOL, name) for name in names}
+    tell = Told(b, step_name).bytes("copying", sum(lengths.values()), _COPYING)
+    passed = dict.fromkeys(names, 0)
+
+    def told(name: str, count: int) -> None:
+        passed[name] = count
+        tell(sum(passed.values()))
+
+    return told
+
+
+def _carry(b: Blueprint, name: str, tell: Callable[[str, int], None]) -> str:
+    """Copy a file and have the new host compute what it has, after that is on its disk.
+
+    Return its BLAKE2b.
+
+    Raises:
+        DiskArrivedDamaged: it is not what was sent; it is sent again.
+    """
+    old, new, channel = connect(b.there.host.uri), connect(b.host.uri), open_channel(b.host.channel)
+    length, digest = haul.carry(old, new, POOL, name, tell=lambda passed: tell(name, passed))
+    path = storage.volume_path(new, POOL, name)
+    checksum.settle(channel, path, length)
+    if checksum.blake2b(channel, path, length) != digest:
+        raise DiskArrivedDamaged(f"{path} on {b.host.name} is not what was sent: sending it again.")
+    return digest
+
+
+def _lean_on_what_is_there(b: Blueprint, name: str) -> None:
+    """Have a layer that has just been proven name what it leans on by the path at the new host.
+
+    Never ask that of a raw disk: what seems to be a header there is the guest's.
+    """
+    new, channel = connect(b.host.uri), open_channel(b.host.channel)
+    below = storage.leans_on(new, POOL, name)
+    if below is None or below == (there := storage.volume_path(new, POOL, below.name)):
+        return
+    path = storage.volume_path(new, POOL, name)
+    journal.heartbeat(b.claim)  # the next run's it may be by now
+    layers.repoint(channel, path, there)
+    checksum.settle(channel, path, storage.length(new, POOL, name))
+
+
+def _require_room(b: Blueprint, names: Collection[str]) -> None:
+    """See that the new host's pool has space for these files.
+
+    Raises:
+        PoolFull: it has not.
+    """
+    needed = sum(storage.allocated(connect(b.there.host.uri), POOL, names).values())
+    free = storage.pool_capacity(connect(b.host.uri), POOL).free_bytes
+    if needed > free:
+        raise PoolFull(
+            f"The files of {b.name} take {needed >> 20} MiB more, the pool of {b.host.name} has "
+            f"{free >> 20} MiB left: free space there, or choose another host."
+        )
+
+
+def _require_image(b: Blueprint) -> None:
+    """See that the new host's image, if the disk stands on it, is the image.
+
+    Raises:
+        ShelfFileDamaged: it is not.
+    """
+    old, new, base = connect(b.there.host.uri), connect(b.host.uri), b.layers.image
+    standing = [name for name, below in b.layers.leanings() if below == base]
+    if all(storage.leans_on(old, POOL, name) is None for name in standing):
+        return
+    path, length = storage.volume_path(new, POOL, base), storage.length(new, POOL, base)
+    if checksum.sha256(open_channel(b.host.channel), path, length) != b.disk_image.sha256:
+        raise ShelfFileDamaged(
+            f"The image {path} on {b.host.name} is not {b.disk_image.name}: move to another host, "
+            "and have that one looked after."
+        )
