@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.nicspecs import AttachNicRequest
 from innkeeper.domain.planning import Change, Effect, Plan
 from innkeeper.domain.resizing import Resize, Shape
 from innkeeper.domain.specs import (
@@ -44,10 +45,19 @@ class DataDisk:
 
 
 @dataclass(frozen=True)
+class Card:
+    """A further network card: what it is plugged into, and its address there."""
+
+    name: str
+    told: str
+
+
+@dataclass(frozen=True)
 class World:
     """A server as a plan is computed from it.
 
-    The subject is the snapshot that a verb names, `disk` the data disk, if there is one already.
+    The subject is the snapshot that a verb names, `disk` the data disk and `card` the network card,
+    if there is one already.
     `host` is where it will be, `home` where it was before; `live` is how a migration moves it,
     and `pauses` whether the guest stands still meanwhile.
     """
@@ -62,6 +72,8 @@ class World:
     resize: Resize | None = None
     disks: tuple[DataDisk, ...] = ()
     disk: DataDisk | None = None
+    cards: tuple[Card, ...] = ()
+    card: Card | None = None
     home: str = ""
     live: bool = False
     pauses: bool = False
@@ -238,6 +250,8 @@ def _delete(world: World, _body: BaseModel) -> Plan:
         gone.append(f"Data disks that go with it: {', '.join(lost)}.")
     if kept := [disk.name for disk in world.disks if not disk.goes_with_server]:
         gone.append(f"Data disks that are kept: {', '.join(kept)}.")
+    if world.cards:
+        gone.append(f"Network cards that go with it: {', '.join(c.name for c in world.cards)}.")
     return Plan(
         (Change(Effect.RECREATE, "server", world.status, None),),
         "the guest is powered off for good" if world.runs else NONE,
@@ -359,3 +373,30 @@ def _grow_disk(world: World, body: BaseModel) -> Plan:
         warnings.append("Its file system stays as large as it is: grow it in the guest.")
     change = Change(Effect.LIVE, f"disk {disk.name}", f"{disk.size_gib} GiB", after)
     return Plan((change,), NONE, tuple(warnings))
+
+
+@_rule(Verb.ATTACH_NIC)
+def _attach_nic(world: World, body: BaseModel) -> Plan:
+    asked = body if isinstance(body, AttachNicRequest) else AttachNicRequest(name="nic")
+    where = asked.wire or asked.isolated or "the project's own network"
+    told = f"on {where}" + (f", {asked.address}" if asked.address else "")
+    change = Change(Effect.LIVE, f"network card {asked.name}", None, told)
+    warnings = []
+    if asked.wire and asked.address:
+        warnings.append(
+            "What the guest is told of its address is in its seed: set it in the guest now, or "
+            "rebuild the server."
+        )
+    elif world.runs:
+        warnings.append("The guest has to ask for its address by DHCP on the new card.")
+    if asked.wire:
+        warnings.append(f"On {asked.wire} the server is in the operator's network, not behind us.")
+    return Plan((change,), NONE, tuple(warnings))
+
+
+@_rule(Verb.DETACH_NIC)
+def _detach_nic(world: World, _body: BaseModel) -> Plan:
+    card = world.card or Card("", "")
+    change = Change(Effect.LIVE, f"network card {card.name}", card.told, None)
+    warnings = ("Connections over it end.",) if world.runs else ()
+    return Plan((change,), NONE, warnings)

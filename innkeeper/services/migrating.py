@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import Disk, Host, Nic, Server
+from innkeeper.db.models import Disk, Host, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.placement import Capacity, Demand, Verdict, place, require_chosen
@@ -128,12 +128,6 @@ def _refuse_further_devices(session: Session, server: Server) -> None:
         raise Conflict(
             f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
             f"first (`innkeeper server flatten {server.name}`)."
-        )
-    cards = session.scalars(select(Nic.id).where(Nic.server_id == server.id)).all()
-    if len(cards) > 1:
-        raise Conflict(
-            f"'{server.name}' has {len(cards)} network cards, and only one can be moved: detach "
-            "the others first."
         )
     if len(rows) > 1:
         disks = ", ".join(sorted(row.volume for row in rows))
