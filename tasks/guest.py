@@ -44,7 +44,14 @@ def disk_spec(b: Blueprint, disk: DataDiskBlueprint) -> DiskSpec:
 
 def nic_spec(card: CardBlueprint) -> NicSpec:
     """Return a further network card as the domain has it."""
-    return NicSpec(network=card.network, mac=card.mac, bridge=card.bridge, slot=card.slot)
+    return NicSpec(
+        network=card.network,
+        mac=card.mac,
+        bridge=card.bridge,
+        slot=card.slot,
+        inbound_kb=card.inbound_kb,
+        outbound_kb=card.outbound_kb,
+    )
 
 
 def spec_of(

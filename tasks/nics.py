@@ -25,6 +25,8 @@ def _runs(b: Blueprint) -> bool:
 def make_network(b: Blueprint) -> str:
     """See that what the card is plugged into is there; skipped when unchanged."""
     card = b.cards.one
+    if card.limited:
+        networks.require_shaping(b.host.id)
     if card.bridge:
         networks.require_bridge(b.host.id, card.bridge)
         return f"bridge {card.bridge} is there"

@@ -37,6 +37,12 @@ def attach(
     dns: Annotated[
         list[str] | None, typer.Option(help="On a bridge: a name server. Up to three.")
     ] = None,
+    inbound: Annotated[
+        int | None, typer.Option(min=1, help="Most kilobytes a second to the guest.")
+    ] = None,
+    outbound: Annotated[
+        int | None, typer.Option(min=1, help="Most kilobytes a second from the guest.")
+    ] = None,
     mac: Annotated[str | None, typer.Option(help="A locally administered one of yours.")] = None,
     idempotency_key: Repeatable = None,
     project: Project = None,
@@ -52,6 +58,8 @@ def attach(
         "address": address,
         "gateway": gateway,
         "dns": dns or None,
+        "inbound_kb": inbound,
+        "outbound_kb": outbound,
         "mac": mac,
     }
     body: Json = {"name": name, "network": "isolated" if isolated else network}
@@ -84,11 +92,12 @@ def list_nics(server: ServerName, project: Project = None, output: Output = Form
         out.emit_json(found["nics"])
         return
     out.emit_table(
-        ("NAME", "PHASE", "KIND", "NETWORK", "MAC", "ADDRESS", "GATEWAY", "DNS"),
+        ("NAME", "PHASE", "KIND", "NETWORK", "MAC", "ADDRESS", "GATEWAY", "DNS", "KB/S IN/OUT"),
         [
             (
                 *(nic.name, nic.phase, nic.kind, nic.network, nic.mac),
                 *(nic.address or "", nic.gateway or "", " ".join(nic.dns)),
+                f"{nic.inbound_kb or '-'}/{nic.outbound_kb or '-'}",
             )
             for nic in lookup.parsed(ServerView, found).nics
         ],

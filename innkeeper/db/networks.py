@@ -59,6 +59,8 @@ class Nic(Base):
     position: Mapped[int] = mapped_column(default=0)
     phase: Mapped[str] = mapped_column(String(16), default="attached")
     bridge: Mapped[str | None] = mapped_column(String(15), default=None)
+    inbound_kb: Mapped[int | None] = mapped_column(default=None)  # kilobytes a second, at most
+    outbound_kb: Mapped[int | None] = mapped_column(default=None)
     static: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
 
 

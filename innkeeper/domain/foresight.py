@@ -391,6 +391,8 @@ def _attach_nic(world: World, body: BaseModel) -> Plan:
         warnings.append("The guest has to ask for its address by DHCP on the new card.")
     if asked.wire:
         warnings.append(f"On {asked.wire} the server is in the operator's network, not behind us.")
+    if asked.limited:
+        warnings.append("It is refused, and nothing stays, if the host cannot limit bandwidth.")
     return Plan((change,), NONE, tuple(warnings))
 
 

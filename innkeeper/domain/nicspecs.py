@@ -25,6 +25,7 @@ def _address(text: str) -> str:
 Label = Annotated[
     str, StringConstraints(pattern=r"^[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?$", max_length=32)
 ]
+Rate = Annotated[int, Field(ge=1, le=10_000_000)]
 Ip = Annotated[str, StringConstraints(max_length=15), AfterValidator(_address)]
 
 
@@ -60,6 +61,18 @@ class AttachNicRequest(BaseModel):
     )
     gateway: Ip | None = Field(default=None, description="On a bridge: the way out")
     dns: list[Ip] = Field(default=[], max_length=3, description="On a bridge: name servers")
+
+    inbound_kb: Rate | None = Field(
+        default=None, description="Most kilobytes a second to the guest, where the host can limit"
+    )
+    outbound_kb: Rate | None = Field(
+        default=None, description="Most kilobytes a second from the guest, where the host can limit"
+    )
+
+    @property
+    def limited(self) -> bool:
+        """Tell whether its bandwidth is bounded."""
+        return self.inbound_kb is not None or self.outbound_kb is not None
 
     @property
     def wire(self) -> str | None:

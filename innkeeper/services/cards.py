@@ -45,6 +45,13 @@ class CardBlueprint:
     network_id: UUID | None = None
     network: str | None = None
     ip: str | None = None
+    inbound_kb: int | None = None
+    outbound_kb: int | None = None
+
+    @property
+    def limited(self) -> bool:
+        """Tell whether its bandwidth is bounded."""
+        return self.inbound_kb is not None or self.outbound_kb is not None
 
     @property
     def slot(self) -> int:
@@ -109,6 +116,8 @@ def load(session: Session, operation: Operation, server_id: UUID) -> Cards:
             nic.network_id,
             network,
             ip,
+            nic.inbound_kb,
+            nic.outbound_kb,
         )
         for nic, network, ip in rows
     )
@@ -142,6 +151,8 @@ def views(session: Session, ids: Iterable[UUID]) -> dict[UUID, list[NicView]]:
             "network": (network.label or network.name) if network else nic.bridge,
             "mac": nic.mac,
             "phase": nic.phase,
+            "inbound_kb": nic.inbound_kb,
+            "outbound_kb": nic.outbound_kb,
             "address": ip,
         }
         found.setdefault(nic.server_id, []).append(NicView.model_validate(view | nic.static))
@@ -205,6 +216,8 @@ def _attach(session: Session, server: Server, body: AttachNicRequest) -> dict[st
         position=position,
         phase="attaching",
         bridge=body.wire,
+        inbound_kb=body.inbound_kb,
+        outbound_kb=body.outbound_kb,
         static=static if body.address else {},
     )
     session.add(nic)

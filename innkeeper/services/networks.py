@@ -11,6 +11,7 @@ from innkeeper.contracts import Claim
 from innkeeper.db.models import Host, Network, Nic, Operation, Server
 from innkeeper.db.session import exclusive, transaction
 from innkeeper.errors import PermanentError
+from innkeeper.host import shaping
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import network as adapter
 from innkeeper.hypervisor.connection import connect
@@ -25,6 +26,14 @@ class BridgeMissing(PermanentError):
     status = 409
     slug = "bridge-missing"
     title = "Bridge missing on the host"
+
+
+class ShapingUnsupported(PermanentError):
+    """The host cannot limit bandwidth."""
+
+    status = 409
+    slug = "bandwidth-limits-unsupported"
+    title = "Bandwidth limits unsupported"
 
 
 def require_bridge(host_id: UUID, bridge: str) -> None:
@@ -44,6 +53,29 @@ def require_bridge(host_id: UUID, bridge: str) -> None:
             f"Host {host.name} has no bridge {bridge}, though it is allowed there: its operator "
             "has to make it (a VLAN's is called BRIDGE.TAG), then attach the card again."
         )
+
+
+def require_shaping(host_id: UUID) -> None:
+    """See that a host can limit bandwidth; that it can is remembered.
+
+    Raises:
+        ShapingUnsupported: its kernel cannot.
+        HostUnreachable, CommandFailed: it could not be tried.
+    """
+    with transaction() as session:
+        host = session.get_one(Host, host_id)
+    if host.limits_bandwidth or host.virt_type == "test":
+        return
+    with exclusive(f"shaping:{host_id}"):
+        found = shaping.obstacle(open_channel(host.channel))
+    if found is not None:
+        raise ShapingUnsupported(
+            f"Host {host.name} cannot limit bandwidth ({found}), and a server with a limit would "
+            "not start there: attach the card without one, or have its operator load the kernel "
+            "modules sch_htb, sch_sfq, sch_ingress, cls_fw, cls_u32 and act_police."
+        )
+    with transaction() as session:
+        session.get_one(Host, host_id).limits_bandwidth = True
 
 
 def ensure(network_id: UUID, on_plan: Told) -> bool:

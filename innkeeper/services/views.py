@@ -73,6 +73,8 @@ class NicView(View):
     address: str | None
     gateway: str | None = None
     dns: list[str] = []
+    inbound_kb: int | None = None
+    outbound_kb: int | None = None
     phase: Literal["attaching", "attached"]
 
 

@@ -1,19 +1,24 @@
 """Network cards of a domain: what it is defined with everywhere, plugged in on a lab host."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
 
 from innkeeper.domain import cards
+from innkeeper.errors import InnkeeperError
+from innkeeper.host import shaping
+from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import guest, network, nics, storage
 from innkeeper.hypervisor.errors import NetworkAbsent, StateChanged
 from innkeeper.hypervisor.nics import NicHeld
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
 from innkeeper.hypervisor.xml.element import parse
+from innkeeper.settings import settings
 
 if TYPE_CHECKING:
-    from tests.contract.conftest import Host
+    from tests.contract.conftest import Host, RunningLab
 
 POOL = "innkeeper"
 PRIMARY = "52:54:00:00:00:01"
@@ -90,3 +95,35 @@ def test_a_card_is_plugged_in_once_where_it_is_at_the_next_start(
         nics.unplug(host.conn, spec.server_id, FURTHER, 1.0)
     guest.destroy(host.conn, spec.server_id)
     nics.unplug(host.conn, spec.server_id, FURTHER, 1.0)
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("host", ["lab"], indirect=True)
+def test_the_trial_of_limits_tells_what_libvirt_can_do(
+    host: "Host",
+    running_lab: "RunningLab",
+    project_network: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("INNKEEPER_HOME", str(running_lab.lab.root.parent))
+    settings.cache_clear()
+    channel = open_channel(running_lab.host.channel_address)
+    settings.cache_clear()
+    obstacle = shaping.obstacle(channel)
+    assert shaping.DEVICE not in channel.run(["ip", "link"]).check().stdout
+    further = NicSpec(project_network, FURTHER, slot=cards.slot(1), inbound_kb=100, outbound_kb=50)
+    spec = a_server(host, NicSpec(project_network, PRIMARY))
+    define_with(host, spec)
+    guest.start(host.conn, spec.server_id)
+    if obstacle is None:
+        nics.plug(host.conn, spec.server_id, further)
+        assert nics.macs(host.conn, spec.server_id) == {PRIMARY, FURTHER}
+        return
+    assert "tc " in obstacle
+    with pytest.raises(InnkeeperError):
+        nics.plug(host.conn, spec.server_id, further)
+    assert nics.macs(host.conn, spec.server_id) == {PRIMARY}
+    guest.destroy(host.conn, spec.server_id)
+    define_with(host, replace(spec, nics=(*spec.nics, further)))
+    with pytest.raises(InnkeeperError):
+        guest.start(host.conn, spec.server_id)

@@ -27,7 +27,8 @@ def a_card(name: str, **changes: Any) -> dict[str, Any]:
 def test_cards_are_attached_and_detached(paper: PaperApi) -> None:
     for verb in ("attach-nic", "detach-nic"):
         paper.on("POST", f"{ACTIONS}/{verb}", an_operation(verb=verb))
-    fixed = "--address 192.0.2.7/24 --gateway 192.0.2.1 --dns 192.0.2.53 --mac 02:00:00:00:00:01"
+    limits = "--inbound 1000 --outbound 250 --mac 02:00:00:00:00:01"
+    fixed = f"{limits} --address 192.0.2.7/24 --gateway 192.0.2.1 --dns 192.0.2.53"
     for command, verb, body in (
         ("attach web --name own", "attach-nic", {"name": "own", "network": "project"}),
         (
@@ -46,6 +47,8 @@ def test_cards_are_attached_and_detached(paper: PaperApi) -> None:
                 "address": "192.0.2.7/24",
                 "gateway": "192.0.2.1",
                 "dns": ["192.0.2.53"],
+                "inbound_kb": 1000,
+                "outbound_kb": 250,
                 "mac": "02:00:00:00:00:01",
             },
         ),

@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+import libvirt
 import pytest
 from api_client import Api
 from conftest import Catalogue, Race
@@ -17,6 +18,7 @@ from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
 from innkeeper.domain.specs import ResizeRequest, RevertRequest, SnapshotRequest
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
 from innkeeper.hypervisor import network, nics
+from innkeeper.hypervisor.xml.element import parse
 from innkeeper.services import accept, hosts, journal, networks, operations, servers, survey
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import ChangePlan, OperationView
@@ -296,6 +298,37 @@ def test_a_card_on_a_bridge_that_the_operator_allows(life: Life) -> None:
     detach(life, "lan")
     detach(life, "tagged")
     agreed(life)
+
+
+@sqlite
+def test_a_limit_is_refused_where_the_host_cannot_and_else_is_in_the_domain(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Any] = []
+
+    def obstacle(channel: Any) -> str | None:
+        tried.append(channel)
+        return "tc qdisc add: unknown" if len(tried) == 1 else None
+
+    monkeypatch.setattr(networks.shaping, "obstacle", obstacle)
+    with transaction() as session:
+        host = session.get_one(Host, session.get_one(Server, life.server_id).host_id)
+        host.virt_type = "qemu"  # of a simulated one nothing is asked
+    with pytest.raises(networks.ShapingUnsupported, match=r"\(tc qdisc add: unknown\)"):
+        networks.require_shaping(host.id)
+    for _ in range(2):
+        networks.require_shaping(host.id)
+    assert len(tried) == 2, "that it can is remembered, that it cannot is not"
+    with transaction() as session:
+        session.get_one(Host, host.id).virt_type = "test"
+    attach(life, inbound_kb=1000, outbound_kb=250)
+    agreed(life, "back")
+    domain = life.conn.lookupByUUIDString(str(life.server_id))
+    document = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    limits = [limit.get("average") for limit in document.iterfind(".//bandwidth/*")]
+    assert limits == ["1000", "250"]
+    view = servers.get(life.server_id).nics[1]
+    assert (view.inbound_kb, view.outbound_kb) == (1000, 250)
 
 
 @sqlite

@@ -67,7 +67,14 @@ CASES: dict[str, Element] = {
             nics=(
                 _NIC,
                 NicSpec(network="storage", mac="52:54:00:aa:bb:cd", slot=0x1C),
-                NicSpec(None, "52:54:00:aa:bb:ce", bridge="br0.100", slot=0x1D),
+                NicSpec(
+                    None,
+                    "52:54:00:aa:bb:ce",
+                    bridge="br0.100",
+                    slot=0x1D,
+                    inbound_kb=1000,
+                    outbound_kb=250,
+                ),
             ),
             seed_path=_POOL / "seed.iso",
             console_log_path=_POOL / "console.log",

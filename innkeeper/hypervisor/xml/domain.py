@@ -65,6 +65,8 @@ class NicSpec:
     mac: str
     bridge: str | None = None
     slot: int | None = None
+    inbound_kb: int | None = None
+    outbound_kb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,8 @@ def nic_element(spec: NicSpec) -> Interface:
         mac=spec.mac,
         network=spec.network,
         bridge=spec.bridge,
+        inbound=spec.inbound_kb,
+        outbound=spec.outbound_kb,
         address_type="pci" if placed else None,
         slot=f"{spec.slot:#04x}" if placed else None,
     )

@@ -12,8 +12,12 @@ depends_on = None
 def upgrade() -> None:
     with op.batch_alter_table("hosts") as hosts:
         hosts.add_column(sa.Column("bridges", sa.JSON(), nullable=False, server_default="[]"))
+        hosts.add_column(
+            sa.Column("limits_bandwidth", sa.Boolean(), nullable=False, server_default=sa.false())
+        )
     with op.batch_alter_table("hosts") as hosts:
         hosts.alter_column("bridges", server_default=None)
+        hosts.alter_column("limits_bandwidth", server_default=None)
     with op.batch_alter_table("networks") as networks:
         networks.add_column(
             sa.Column("kind", sa.String(length=16), nullable=False, server_default="project")
@@ -31,6 +35,8 @@ def upgrade() -> None:
             sa.Column("phase", sa.String(length=16), nullable=False, server_default="attached")
         )
         nics.add_column(sa.Column("bridge", sa.String(length=15), nullable=True))
+        nics.add_column(sa.Column("inbound_kb", sa.Integer(), nullable=True))
+        nics.add_column(sa.Column("outbound_kb", sa.Integer(), nullable=True))
         nics.add_column(sa.Column("static", sa.JSON(), nullable=False, server_default="{}"))
     with op.batch_alter_table("nics") as nics:
         for name in ("name", "position", "phase", "static"):
@@ -53,11 +59,12 @@ def downgrade() -> None:
     with op.batch_alter_table("nics") as nics:
         nics.drop_constraint(op.f("uq_nics_server_id_name"), type_="unique")
         nics.drop_constraint(op.f("uq_nics_server_id_position"), type_="unique")
-        for name in ("static", "bridge", "phase", "position", "name"):
+        for name in ("static", "outbound_kb", "inbound_kb", "bridge", "phase", "position", "name"):
             nics.drop_column(name)
         nics.alter_column("network_id", existing_type=sa.Uuid(), nullable=False)
     with op.batch_alter_table("networks") as networks:
         networks.drop_column("label")
         networks.drop_column("kind")
     with op.batch_alter_table("hosts") as hosts:
+        hosts.drop_column("limits_bandwidth")
         hosts.drop_column("bridges")
