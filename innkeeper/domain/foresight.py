@@ -379,14 +379,11 @@ def _grow_disk(world: World, body: BaseModel) -> Plan:
 def _attach_nic(world: World, body: BaseModel) -> Plan:
     asked = body if isinstance(body, AttachNicRequest) else AttachNicRequest(name="nic")
     where = asked.wire or asked.isolated or "the project's own network"
-    told = f"on {where}" + (f", {asked.address}" if asked.address else "")
+    told = f"on {where}, {asked.address}" if asked.address else f"on {where}"
     change = Change(Effect.LIVE, f"network card {asked.name}", None, told)
     warnings = []
     if asked.wire and asked.address:
-        warnings.append(
-            "What the guest is told of its address is in its seed: set it in the guest now, or "
-            "rebuild the server."
-        )
+        warnings.append("The guest learns of its address at a first boot: set it there until then.")
     elif world.runs:
         warnings.append("The guest has to ask for its address by DHCP on the new card.")
     if asked.wire:
@@ -400,5 +397,4 @@ def _attach_nic(world: World, body: BaseModel) -> Plan:
 def _detach_nic(world: World, _body: BaseModel) -> Plan:
     card = world.card or Card("", "")
     change = Change(Effect.LIVE, f"network card {card.name}", card.told, None)
-    warnings = ("Connections over it end.",) if world.runs else ()
-    return Plan((change,), NONE, warnings)
+    return Plan((change,), NONE, ("Connections over it end.",) if world.runs else ())

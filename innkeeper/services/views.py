@@ -59,10 +59,7 @@ class DiskView(View):
 
 
 class NicView(View):
-    """A network card of a server; the primary one carries its address and forward.
-
-    `address` is what our DHCP tells it, on a bridge (with prefix) what was asked for.
-    """
+    """A network card; `address` is what our DHCP tells it, on a bridge what was asked for."""
 
     id: UUID
     server_id: UUID

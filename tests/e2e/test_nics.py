@@ -150,10 +150,15 @@ def test_a_bridge_has_to_be_allowed_and_there(life: Life) -> None:
     assert not life.has_address(life.one, "lan"), "its guest is told at a first boot"
 
 
-def test_cards_are_there_after_a_stop_and_a_rebuild_knows_them(life: Life) -> None:
+def test_cards_are_there_after_a_night_and_a_stop_and_a_rebuild_knows_them(life: Life) -> None:
+    life.do(life.two, "suspend")
+    life.do(life.two, "resume")
+    assert life.hears(life.one, life.card(life.two)["address"])
+    link = life.link(life.two)
     life.do(life.two, "stop")
     life.do(life.two, "start")
     life.told(life.two)
+    assert life.link(life.two) == link
     rebuilt = life.do(life.one, "rebuild")
     assert [nic["name"] for nic in rebuilt["nics"]] == ["primary", "back", "lan"]
     life.told(life.one)

@@ -6,8 +6,8 @@ from uuid import UUID
 import libvirt
 import pytest
 from api_client import Api
-from conftest import Catalogue, Race
-from journaled import active, snapshot
+from conftest import Catalogue
+from journaled import snapshot
 from sqlalchemy import select
 from stepwise import Life
 
@@ -19,7 +19,16 @@ from innkeeper.domain.specs import ResizeRequest, RevertRequest, SnapshotRequest
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
 from innkeeper.hypervisor import network, nics
 from innkeeper.hypervisor.xml.element import parse
-from innkeeper.services import accept, hosts, journal, networks, operations, servers, survey
+from innkeeper.services import (
+    accept,
+    hosts,
+    journal,
+    networks,
+    operations,
+    policies,
+    servers,
+    survey,
+)
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import ChangePlan, OperationView
 from tasks import reconciliation
@@ -332,6 +341,24 @@ def test_a_limit_is_refused_where_the_host_cannot_and_else_is_in_the_domain(
 
 
 @sqlite
+def test_a_policy_asks_for_no_memory_and_clones_are_in_no_cards_way(life: Life) -> None:
+    life.clone("twin")
+    owner = life.catalogue.project_id
+    policies.create("usual", "hourly:2", project_id=owner, memory=True, stagger_minutes=0)
+
+    def memory() -> bool:
+        taken = [wish.take for wish in policies.wishes() if wish.server_id == life.server_id]
+        assert taken[0]
+        return taken[0].memory
+
+    assert memory()
+    attach(life, "own")
+    assert not memory()
+    detach(life, "own")
+    assert memory()
+
+
+@sqlite
 def test_a_card_that_strayed_is_told(life: Life) -> None:
     attach(life, isolated="backend")
     with transaction() as session:
@@ -339,30 +366,6 @@ def test_a_card_that_strayed_is_told(life: Life) -> None:
     told = {(finding.kind, finding.problem) for finding in survey.audit()}
     assert ("nic", "the server has it, its domain has not, or not at its next start") in told
     assert ("nic", "the domain has it, its server has not") in told
-
-
-def test_those_who_come_at_once_meet_on_one_network(catalogue: Catalogue, race: Race) -> None:
-    ids = [active(catalogue, f"web-{number}") for number in range(6)]
-    body = AttachNicRequest(name="back", network="isolated", isolated="backend")
-    outcomes = race(6, lambda number: ask(Verb.ATTACH_NIC, ids[number], body))
-    assert all(isinstance(outcome, OperationView) for outcome in outcomes), outcomes
-    with transaction() as session:
-        rows = session.execute(
-            select(Network.host_id, Network.id, Nic.mac, Address.ip)
-            .join(Nic, Nic.network_id == Network.id)
-            .join(Address, Address.nic_id == Nic.id)
-            .where(Network.kind == "isolated")
-        ).all()
-    assert len(rows) == 6
-    assert len({row.id for row in rows}) == len({row.host_id for row in rows})
-    assert len({row.mac for row in rows}) == len({(row.id, row.ip) for row in rows}) == 6
-
-
-def test_one_mac_is_given_once(catalogue: Catalogue, race: Race) -> None:
-    ids = [active(catalogue, f"web-{number}") for number in range(4)]
-    body = AttachNicRequest(name="lan", mac="02:00:00:00:00:01")
-    outcomes = race(4, lambda number: ask(Verb.ATTACH_NIC, ids[number], body))
-    assert sorted(type(o).__name__ for o in outcomes) == ["Conflict"] * 3 + ["OperationView"]
 
 
 @sqlite
