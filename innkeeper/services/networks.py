@@ -88,14 +88,13 @@ def ensure(network_id: UUID, on_plan: Told) -> bool:
         with transaction() as session:
             row = session.get_one(Network, network_id)
             spec = substrates.spec_of(session.get_one(Host, row.host_id), row)
-        made = row.substrate_fingerprint != substrate.fingerprint(spec) or not substrate.is_present(
-            spec
-        )
-        if made:
+        wanted = substrate.fingerprint(spec)
+        there = row.substrate_fingerprint == wanted and substrate.is_present(spec)
+        if not there:
             substrate.ensure_network(spec, on_plan=on_plan)
-            substrates.record_network(network_id, substrate.fingerprint(spec))
+            substrates.record_network(network_id, wanted)
     edges.load(spec.host_id)
-    return made
+    return not there
 
 
 def clear(network_id: UUID, *, but: UUID | None = None) -> bool:

@@ -150,6 +150,23 @@ def test_a_bridge_has_to_be_allowed_and_there(life: Life) -> None:
     assert not life.has_address(life.one, "lan"), "its guest is told at a first boot"
 
 
+def test_a_second_card_on_the_own_network_gets_the_address_asked_for(life: Life) -> None:
+    wanted = f"{life.two['address'].rpartition('.')[0]}.77"
+    with pytest.raises(CliFailure, match="is taken"):
+        life.estate.act(life.two, "attach-nic", name="own", address=life.one["address"])
+    mac = "02:00:00:00:00:77"
+    life.do(life.two, "attach-nic", name="own", address=wanted, mac=mac)
+    assert (life.card(life.two, "own")["address"], life.card(life.two, "own")["mac"]) == (
+        wanted,
+        mac,
+    )
+    life.told(life.two, "own")
+    assert life.hears(life.one, wanted)
+    life.do(life.two, "detach-nic", nic="own")
+    assert not life.hears(life.one, wanted)
+    assert life.estate.boot_id(life.two) == life.boots[1]
+
+
 def test_cards_are_there_after_a_night_and_a_stop_and_a_rebuild_knows_them(life: Life) -> None:
     life.do(life.two, "suspend")
     life.do(life.two, "resume")
