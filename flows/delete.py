@@ -10,6 +10,7 @@ from tasks.edge import close_forward
 from tasks.guest import power_off, prove_gone, undefine_domain
 from tasks.merge import remove_snapshots
 from tasks.network import remove_lease
+from tasks.nics import part_nics
 from tasks.operation import operation
 from tasks.seed import delete_seed
 from tasks.shelf import remove_shelf
@@ -32,5 +33,5 @@ async def delete_server(
     """
     async with operation(Verb.DELETE, None, operation_id, server=server, project=project) as claim:
         await together(claim, power_off, close_forward, remove_lease)
-        await together(claim, undefine_domain, delete_seed, part_disks)
+        await together(claim, undefine_domain, part_nics, delete_seed, part_disks)
         await together(claim, remove_snapshots, delete_volume, prove_gone, remove_shelf)

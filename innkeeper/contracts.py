@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
 from innkeeper.domain.specs import (
     CloneRequest,
     ConfigureRequest,
@@ -52,6 +53,8 @@ REQUESTS: dict[Verb, type[BaseModel]] = {
     Verb.ATTACH_DISK: AttachDiskRequest,
     Verb.DETACH_DISK: DetachDiskRequest,
     Verb.GROW_DISK: GrowDiskRequest,
+    Verb.ATTACH_NIC: AttachNicRequest,
+    Verb.DETACH_NIC: DetachNicRequest,
 }
 
 RECONCILE = "reconcile/reconcile"

@@ -14,6 +14,7 @@ from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domai
 from innkeeper.services import consoles, journal
 from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
+from innkeeper.services.cards import CardBlueprint
 from innkeeper.settings import settings
 from tasks.step import step
 
@@ -41,8 +42,29 @@ def disk_spec(b: Blueprint, disk: DataDiskBlueprint) -> DiskSpec:
     )
 
 
-def spec_of(b: Blueprint, volume: str, disks: Iterable[DataDiskBlueprint]) -> DomainSpec:
-    """Return the domain that runs the server on a root disk, with these data disks."""
+def nic_spec(card: CardBlueprint) -> NicSpec:
+    """Return a further network card as the domain has it."""
+    return NicSpec(
+        network=card.network,
+        mac=card.mac,
+        bridge=card.bridge,
+        slot=card.slot,
+        inbound_kb=card.inbound_kb,
+        outbound_kb=card.outbound_kb,
+    )
+
+
+def spec_of(
+    b: Blueprint,
+    volume: str,
+    disks: Iterable[DataDiskBlueprint],
+    cards: Iterable[CardBlueprint] | None = None,
+) -> DomainSpec:
+    """Return the domain that runs the server on a root disk, with these data disks and cards.
+
+    Without cards given it has those that the database calls attached.
+    """
+    further = b.cards.attached if cards is None else cards
     connection = connect(b.host.uri)
     root = DiskSpec(path=storage.volume_path(connection, POOL, volume), target="vda")
     return DomainSpec(
@@ -58,7 +80,7 @@ def spec_of(b: Blueprint, volume: str, disks: Iterable[DataDiskBlueprint]) -> Do
         max_vcpus=b.max_vcpus,
         max_memory_mib=b.max_memory_mib,
         disks=(root, *(disk_spec(b, disk) for disk in disks)),
-        nics=(NicSpec(network=b.network.name, mac=b.mac),),
+        nics=(NicSpec(network=b.network.name, mac=b.mac), *map(nic_spec, further)),
         console_log_path=Path(console_log(b.server_id)),
         seed_path=storage.volume_path(connection, POOL, seed_of(volume)),
     )
@@ -73,6 +95,12 @@ def define_on(b: Blueprint, volume: str) -> str:
 def define_with(b: Blueprint, disks: Iterable[DataDiskBlueprint]) -> None:
     """Define the domain with these data disks; a running one has them at its next start."""
     guest.define(connect(b.host.uri), domain_xml(spec_of(b, b.root_volume, disks)))
+
+
+def define_with_cards(b: Blueprint, cards: Iterable[CardBlueprint]) -> None:
+    """Define the domain with these further cards; a running one has them at its next start."""
+    spec = spec_of(b, b.root_volume, b.data.attached, cards)
+    guest.define(connect(b.host.uri), domain_xml(spec))
 
 
 def _start(b: Blueprint) -> str:

@@ -5,7 +5,7 @@ import io
 import pycdlib
 
 from innkeeper.domain import cloudinit
-from innkeeper.domain.cloudinit import Identity, Renewal
+from innkeeper.domain.cloudinit import FurtherCard, Identity, Renewal
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.naming import POOL, seed_of
 from innkeeper.domain.steps import ArtifactKind
@@ -56,6 +56,7 @@ def identity_of(b: Blueprint) -> Identity:
         static_address=b.ip if b.static_address else None,
         cidr=b.network.cidr,
         renewal=renewal_of(b),
+        cards=[FurtherCard(card.name, card.mac, **card.static) for card in b.cards.attached],
     )
 
 

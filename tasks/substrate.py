@@ -32,7 +32,7 @@ def network_of(b: Blueprint) -> NetworkSubstrate:
     )
 
 
-def _show(key: str) -> Callable[[str], None]:
+def show(key: str) -> Callable[[str], None]:
     """Return a function that puts a plan on the run's page."""
 
     def show(plan: str) -> None:
@@ -56,14 +56,14 @@ def ensure_substrate(b: Blueprint) -> str:
     done = []
     if not _is_current(host, applied):
         try:
-            done.append(substrate.ensure_host(host, on_plan=_show("plan-host")).changed)
+            done.append(substrate.ensure_host(host, on_plan=show("plan-host")).changed)
         except PermanentError:
             substrates.forget_image(b.host.id, b.image.volume)
             raise
         substrates.record_host(b.host.id, substrate.fingerprint(host))
     network = network_of(b)
     if not _is_current(network, b.network.substrate_fingerprint):
-        done.append(substrate.ensure_network(network, on_plan=_show("plan-network")).changed)
+        done.append(substrate.ensure_network(network, on_plan=show("plan-network")).changed)
         substrates.record_network(b.network.id, substrate.fingerprint(network))
     if not done:
         return "unchanged: Terraform was not needed"

@@ -12,6 +12,7 @@ from pydantic import (
     model_validator,
 )
 
+from innkeeper.domain.cards import BRIDGE, operators_bridge
 from innkeeper.domain.specs import Line, MaintenanceWindow, Name, check_line
 from innkeeper.services.views import ApiKeyView, Role
 
@@ -100,6 +101,18 @@ class HostChange(Body):
         ]
         | None
     ) = None
+    bridges: (
+        Annotated[
+            list[
+                Annotated[str, StringConstraints(pattern=BRIDGE), AfterValidator(operators_bridge)]
+            ],
+            Field(max_length=64),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Bridges of the host that network cards may be on; a VLAN's is BRIDGE.TAG",
+    )
     vcpus: Size | None = None
     memory_mib: Size | None = None
     disk_gib: Size | None = None

@@ -21,6 +21,7 @@ from innkeeper.api.parameters import (
 from innkeeper.api.problems import documented
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
 from innkeeper.domain.specs import (
     ConfigureRequest,
     MigrateRequest,
@@ -255,3 +256,5 @@ _action(
 )
 _action(Verb.DETACH_DISK, DetachDiskRequest, "Take a data disk from a server; it is kept, or not.")
 _action(Verb.GROW_DISK, GrowDiskRequest, "Give a data disk more room, and its file system; live.")
+_action(Verb.ATTACH_NIC, AttachNicRequest, "Give a server a further network card; live.")
+_action(Verb.DETACH_NIC, DetachNicRequest, "Take a further network card from a server; live.")

@@ -110,6 +110,22 @@ def disable(name: HostName, output: Output = Format.TABLE) -> None:
 
 
 @app.command()
+def bridges(
+    name: HostName,
+    allowed: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[BRIDGE]...", help="A VLAN's is called BRIDGE.TAG."),
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Allow network cards on these bridges of the host, and on no others; cards there stay."""
+    with connect() as client:
+        host_id = lookup.named(client, "host", name)["id"]
+        found = client.patch(f"/hosts/{host_id}", {"bridges": allowed or []})
+    _print_one(found, output)
+
+
+@app.command()
 def drain(
     name: HostName,
     *,
@@ -187,6 +203,7 @@ def _print_one(found: Json, output: Format) -> None:
             ("edge address", host.edge_address),
             ("pool", host.pool_path),
             ("type", host.virt_type),
+            ("bridges", ", ".join(host.bridges) or None),
             ("vcpus", f"{host.reserved_vcpus} of {host.vcpus} (x {host.cpu_overcommit:g})"),
             ("memory", f"{memory} (x {host.memory_overcommit:g})"),
             ("disk", f"{host.reserved_disk_gib} of {host.disk_gib} GiB"),

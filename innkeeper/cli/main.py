@@ -26,6 +26,7 @@ COMMANDS.update(
         "ssh": Mounted("server", "ssh", "Short for `server ssh`.", _DAILY),
         "delete": Mounted("server", "delete", "Short for `server delete`.", _DAILY),
         "disk": Mounted("disk", "app", "Attach, detach, grow and delete data disks.", _DAILY),
+        "nic": Mounted("nic", "app", "Attach, detach and list network cards.", _DAILY),
         "snapshot": Mounted("snapshot", "app", "Take, revert to and delete snapshots.", _DAILY),
         "snapshot-policy": Mounted(
             "snapshot_policy", "app", "Have snapshots taken by themselves.", _DAILY

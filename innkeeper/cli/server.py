@@ -371,6 +371,10 @@ def _details(server: ServerView) -> list[tuple[str, object]]:
         ),
         ("address", server.address),
         ("mac", server.mac),
+        *(
+            ("network card", f"{nic.name}, {nic.mac}, {nic.address or 'DHCP'} on {nic.network}")
+            for nic in server.nics[1:]
+        ),
         ("ssh", login.command_line(server) if server.ssh_port else None),
         ("host key", server.host_key),
         ("description", server.description),

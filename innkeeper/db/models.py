@@ -20,6 +20,10 @@ from innkeeper.db.base import Base as Base  # noqa: PLC0414 - others ask here fo
 from innkeeper.db.base import now as now  # noqa: PLC0414
 from innkeeper.db.disks import DataDisk as DataDisk  # noqa: PLC0414
 from innkeeper.db.disks import Disk as Disk  # noqa: PLC0414
+from innkeeper.db.networks import Address as Address  # noqa: PLC0414
+from innkeeper.db.networks import Network as Network  # noqa: PLC0414
+from innkeeper.db.networks import Nic as Nic  # noqa: PLC0414
+from innkeeper.db.networks import PortForward as PortForward  # noqa: PLC0414
 from innkeeper.db.snapshots import Snapshot as Snapshot  # noqa: PLC0414
 from innkeeper.db.snapshots import SnapshotPolicy as SnapshotPolicy  # noqa: PLC0414
 from innkeeper.db.types import EncryptedText
@@ -73,22 +77,9 @@ class Host(Base):
     reachable: Mapped[bool] = mapped_column(default=True)
     substrate_fingerprint: Mapped[str | None] = mapped_column(String(128), default=None)
     images: Mapped[list[Any]] = mapped_column(default_factory=list)
+    bridges: Mapped[list[Any]] = mapped_column(default_factory=list)  # that cards may be on
+    limits_bandwidth: Mapped[bool] = mapped_column(default=False)  # proved: its kernel can
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
-
-
-class Network(Base):
-    """A project's network on one host."""
-
-    __tablename__ = "networks"
-    # A server that moves takes its address along: then two hosts have a network of one CIDR.
-    __table_args__ = (UniqueConstraint("host_id", "cidr"), UniqueConstraint("host_id", "name"))
-    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
-    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
-    host_id: Mapped[UUID] = mapped_column(ForeignKey("hosts.id"))
-    name: Mapped[str] = mapped_column(String(63))
-    bridge: Mapped[str] = mapped_column(String(15))
-    cidr: Mapped[str] = mapped_column(String(32))
-    substrate_fingerprint: Mapped[str | None] = mapped_column(String(128), default=None)
 
 
 class Image(Base):
@@ -198,40 +189,6 @@ class ShelfFile(Base):
     base: Mapped[str | None] = mapped_column(String(128), default=None)
     source_digest: Mapped[str | None] = mapped_column(String(128), default=None)
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
-
-
-class Nic(Base):
-    """A network interface of a server."""
-
-    __tablename__ = "nics"
-    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
-    server_id: Mapped[UUID] = mapped_column(ForeignKey("servers.id"), index=True)
-    network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
-    mac: Mapped[str] = mapped_column(String(17))
-
-
-class Address(Base):
-    """An address that we allocated on a network."""
-
-    __tablename__ = "addresses"
-    __table_args__ = (UniqueConstraint("network_id", "ip"),)
-    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
-    network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
-    nic_id: Mapped[UUID] = mapped_column(ForeignKey("nics.id"), index=True)
-    ip: Mapped[str] = mapped_column(String(45))
-
-
-class PortForward(Base):
-    """A port at a host's edge that leads to a guest's port."""
-
-    __tablename__ = "port_forwards"
-    __table_args__ = (UniqueConstraint("host_id", "port"),)
-    id: Mapped[UUID] = mapped_column(primary_key=True, default_factory=uuid4)
-    host_id: Mapped[UUID] = mapped_column(ForeignKey("hosts.id"))
-    server_id: Mapped[UUID] = mapped_column(ForeignKey("servers.id"), index=True)
-    port: Mapped[int]
-    guest_port: Mapped[int] = mapped_column(default=22)
-    enabled: Mapped[bool] = mapped_column(default=False)
 
 
 class Operation(Base):

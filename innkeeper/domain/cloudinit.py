@@ -47,6 +47,17 @@ class Renewal:
 
 
 @dataclass(frozen=True)
+class FurtherCard:
+    """A card beside the primary one; without an address DHCP tells it."""
+
+    name: str
+    mac: str
+    address: str | None = None
+    gateway: str | None = None
+    dns: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Identity:
     """Everything that makes a guest this guest."""
 
@@ -64,6 +75,7 @@ class Identity:
     static_address: str | None = None
     cidr: str | None = None
     renewal: Renewal | None = None
+    cards: Sequence[FurtherCard] = ()
 
 
 def _ours(identity: Identity) -> dict[str, Any]:
@@ -153,15 +165,36 @@ def meta_data(identity: Identity) -> str:
 
 
 def network_config(identity: Identity) -> str | None:
-    """Return a network-config with the fixed address, or None when DHCP gives it."""
-    if not identity.static_address or not identity.cidr:
+    """Return a network-config with fixed addresses and further cards, or None without any.
+
+    Of a further card's DHCP a guest takes the address, not the way out: that is the primary's.
+    """
+    ethernets: dict[str, Any] = {}
+    if identity.static_address and identity.cidr:
+        network = IPv4Network(identity.cidr)
+        gateway = str(network[1])
+        address = f"{identity.static_address}/{network.prefixlen}"
+        ethernets["primary"] = _fixed(str(identity.mac), address, gateway, [gateway])
+    elif identity.cards:
+        ethernets["primary"] = {"match": {"macaddress": identity.mac}, "dhcp4": True}
+    for card in identity.cards:
+        ethernets[card.name] = _further(card)
+    if not ethernets:
         return None
-    network = IPv4Network(identity.cidr)
-    gateway = str(network[1])
-    interface = {
-        "match": {"macaddress": identity.mac},
-        "addresses": [f"{identity.static_address}/{network.prefixlen}"],
-        "routes": [{"to": "0.0.0.0/0", "via": gateway}],  # cloud-init 22.4 knows no "default"
-        "nameservers": {"addresses": [gateway]},
-    }
-    return yaml.safe_dump({"version": 2, "ethernets": {"primary": interface}}, sort_keys=False)
+    return yaml.safe_dump({"version": 2, "ethernets": ethernets}, sort_keys=False)
+
+
+def _fixed(mac: str, address: str, gateway: str | None, dns: Sequence[str]) -> dict[str, Any]:
+    card: dict[str, Any] = {"match": {"macaddress": mac}, "addresses": [address]}
+    if gateway:
+        card["routes"] = [{"to": "0.0.0.0/0", "via": gateway}]  # cloud-init 22.4: no "default"
+    if dns:
+        card["nameservers"] = {"addresses": list(dns)}
+    return card
+
+
+def _further(card: FurtherCard) -> dict[str, Any]:
+    if card.address:
+        return _fixed(card.mac, card.address, card.gateway, card.dns)
+    only = {"use-routes": False, "use-dns": False}
+    return {"match": {"macaddress": card.mac}, "dhcp4": True, "dhcp4-overrides": only}

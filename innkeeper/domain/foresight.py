@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.nicspecs import AttachNicRequest
 from innkeeper.domain.planning import Change, Effect, Plan
 from innkeeper.domain.resizing import Resize, Shape
 from innkeeper.domain.specs import (
@@ -44,10 +45,19 @@ class DataDisk:
 
 
 @dataclass(frozen=True)
+class Card:
+    """A further network card: what it is plugged into, and its address there."""
+
+    name: str
+    told: str
+
+
+@dataclass(frozen=True)
 class World:
     """A server as a plan is computed from it.
 
-    The subject is the snapshot that a verb names, `disk` the data disk, if there is one already.
+    The subject is the snapshot that a verb names, `disk` the data disk and `card` the network card,
+    if there is one already.
     `host` is where it will be, `home` where it was before; `live` is how a migration moves it,
     and `pauses` whether the guest stands still meanwhile.
     """
@@ -62,6 +72,8 @@ class World:
     resize: Resize | None = None
     disks: tuple[DataDisk, ...] = ()
     disk: DataDisk | None = None
+    cards: tuple[Card, ...] = ()
+    card: Card | None = None
     home: str = ""
     live: bool = False
     pauses: bool = False
@@ -243,6 +255,8 @@ def _delete(world: World, _body: BaseModel) -> Plan:
         gone.append(f"Data disks that go with it: {', '.join(lost)}.")
     if kept := [disk.name for disk in world.disks if not disk.goes_with_server]:
         gone.append(f"Data disks that are kept: {', '.join(kept)}.")
+    if world.cards:
+        gone.append(f"Network cards that go with it: {', '.join(c.name for c in world.cards)}.")
     return Plan(
         (Change(Effect.RECREATE, "server", world.status, None),),
         "the guest is powered off for good" if world.runs else NONE,
@@ -364,3 +378,28 @@ def _grow_disk(world: World, body: BaseModel) -> Plan:
         warnings.append("Its file system stays as large as it is: grow it in the guest.")
     change = Change(Effect.LIVE, f"disk {disk.name}", f"{disk.size_gib} GiB", after)
     return Plan((change,), NONE, tuple(warnings))
+
+
+@_rule(Verb.ATTACH_NIC)
+def _attach_nic(world: World, body: BaseModel) -> Plan:
+    asked = body if isinstance(body, AttachNicRequest) else AttachNicRequest(name="nic")
+    where = asked.wire or asked.isolated or "the project's own network"
+    told = f"on {where}, {asked.address}" if asked.address else f"on {where}"
+    change = Change(Effect.LIVE, f"network card {asked.name}", None, told)
+    warnings = []
+    if asked.wire and asked.address:
+        warnings.append("The guest learns of its address at a first boot: set it there until then.")
+    elif world.runs:
+        warnings.append("The guest has to ask for its address by DHCP on the new card.")
+    if asked.wire:
+        warnings.append(f"On {asked.wire} the server is in the operator's network, not behind us.")
+    if asked.limited:
+        warnings.append("It is refused, and nothing stays, if the host cannot limit bandwidth.")
+    return Plan((change,), NONE, tuple(warnings))
+
+
+@_rule(Verb.DETACH_NIC)
+def _detach_nic(world: World, _body: BaseModel) -> Plan:
+    card = world.card or Card("", "")
+    change = Change(Effect.LIVE, f"network card {card.name}", card.told, None)
+    return Plan((change,), NONE, ("Connections over it end.",) if world.runs else ())

@@ -44,6 +44,8 @@ class Verb(StrEnum):
     ATTACH_DISK = "attach-disk"
     DETACH_DISK = "detach-disk"
     GROW_DISK = "grow-disk"
+    ATTACH_NIC = "attach-nic"
+    DETACH_NIC = "detach-nic"
 
 
 class Phase(StrEnum):
@@ -103,6 +105,8 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.ATTACH_DISK: Transition(_LIVE, None, None),
     Verb.DETACH_DISK: Transition(_LIVE, None, None),
     Verb.GROW_DISK: Transition(_LIVE, None, None),
+    Verb.ATTACH_NIC: Transition(_LIVE, None, None),
+    Verb.DETACH_NIC: Transition(_LIVE, None, None),
 }
 
 BIRTHS = frozenset({Verb.CREATE, Verb.CLONE})

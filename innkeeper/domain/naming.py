@@ -157,9 +157,22 @@ def network_name(project_id: UUID, cidr: str | None = None) -> str:
     return f"{name}-{cidr.partition('/')[0].replace('.', '-')}" if cidr else name
 
 
-def bridge_name(project_id: UUID, host_id: UUID, cidr: str | None = None) -> str:
-    """Return the bridge of a project network: Linux allows 15 characters."""
-    seed = project_id.bytes + host_id.bytes + (cidr or "").encode()
+def isolated_name(project_id: UUID, label: str) -> str:
+    """Return the libvirt network of an isolated network of a project."""
+    return f"{network_name(project_id)}-iso-{label}"
+
+
+def card_host(server: str, card: str) -> str:
+    """Return the name under which DHCP knows a further card: 63 characters at most."""
+    return f"{server}-{card}"[:63].rstrip("-")
+
+
+def bridge_name(project_id: UUID, host_id: UUID, further: str | None = None) -> str:
+    """Return the bridge of a project network: Linux allows 15 characters.
+
+    `further` tells it from the project's first network there: its CIDR, or an isolated one's label.
+    """
+    seed = project_id.bytes + host_id.bytes + (further or "").encode()
     return "ik-" + hashlib.sha256(seed).hexdigest()[:8]
 
 

@@ -70,6 +70,7 @@ _LAYERED = frozenset(
         *(Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT, Verb.MIGRATE),
     }
 )
+_ON_CARDS = frozenset({Verb.DELETE, Verb.ATTACH_NIC, Verb.DETACH_NIC})
 _ON_DISKS = frozenset({Verb.DELETE, Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK})
 
 
@@ -79,7 +80,8 @@ def deciding(verb: Verb) -> tuple[str, ...]:
         return ("request", "shape", "host", "image", OUTCOME)
     layers = ("image", "disk", "snapshots") if verb in _LAYERED else ()
     disks = ("data disks",) if verb in _ON_DISKS else ()
-    return (*_ALWAYS, *layers, *disks, OUTCOME)
+    cards = ("network cards",) if verb in _ON_CARDS else ()
+    return (*_ALWAYS, *layers, *disks, *cards, OUTCOME)
 
 
 def digest(verb: Verb, facts: Mapping[str, str]) -> str:

@@ -86,6 +86,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "remove-forward",
         "remove-lease",
         "undefine",
+        "part-nics",
         "remove-seed",
         "part-disks",
         "remove-snapshots",
@@ -134,6 +135,8 @@ STEPS: dict[Verb, tuple[str, ...]] = {
     Verb.ATTACH_DISK: ("make-disk", "plug-disk", "adopt-attachment"),
     Verb.DETACH_DISK: ("unplug-disk", "let-go", "remove-disk"),
     Verb.GROW_DISK: ("grow-data-disk", "expand-data-disk"),
+    Verb.ATTACH_NIC: ("make-network", "lease-nic", "plug-nic", "adopt-nic"),
+    Verb.DETACH_NIC: ("unplug-nic", "unlease-nic", "let-nic-go", "clear-network"),
 }
 
 

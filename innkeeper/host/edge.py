@@ -30,7 +30,8 @@ Expression = dict[str, Any]
 class EdgeRules(BaseModel):
     """What a host's edge shall do.
 
-    `networks` are (bridge, cidr) of every project network on the host; `forwards` maps a TCP port
+    `networks` are (bridge, cidr) of every project network on the host, `isolated` the bridges of
+    those without a way out; `forwards` maps a TCP port
     of the host to (guest address, guest port); `listeners` is the range of host ports that guests
     may reach although no forward is set (a sleeping server's port, where the host listens).
     """
@@ -40,6 +41,7 @@ class EdgeRules(BaseModel):
     networks: tuple[tuple[str, str], ...] = ()
     forwards: dict[int, tuple[str, int]] = Field(default_factory=dict)
     listeners: tuple[int, int] | None = None
+    isolated: tuple[str, ...] = ()
 
 
 def render(rules: EdgeRules) -> dict[str, Any]:
@@ -131,6 +133,8 @@ def _leave(rules: EdgeRules) -> list[list[Expression]]:
     """
     chain = []
     for bridge, cidr in rules.networks:
+        if bridge in rules.isolated:
+            continue
         source = _match(_address("saddr"), _prefix(cidr))
         outside = _match(_meta("oifname"), bridge, "!=")
         back = _match(_address("daddr"), _prefix(cidr))
@@ -156,7 +160,13 @@ def _between(rules: EdgeRules) -> list[list[Expression]]:
         [_match(_meta("iifname"), bridge), _match(_meta("oifname"), bridge), {"accept": None}]
         for bridge in bridges
     ]
+    shut = [
+        [_match(_meta(near), bridge), _match(_meta(far), bridge, "!="), {"drop": None}]
+        for bridge in rules.isolated
+        for near, far in (("iifname", "oifname"), ("oifname", "iifname"))
+    ]
     return [
+        *shut,
         *forged,
         [_established(), {"accept": None}],
         [_translated(), {"accept": None}],
@@ -176,10 +186,12 @@ def _into_host(rules: EdgeRules) -> list[list[Expression]]:
     networks = _match(_address("daddr"), {"set": [_prefix(cidr) for _, cidr in rules.networks]})
     foreign: list[Expression] = [guest, networks, own, {"drop": None}]
     allowed: list[list[Expression]] = [[_established()]]
+    open_bridges = [bridge for bridge in bridges if bridge not in rules.isolated]
     allowed += [[guest, _port(protocol, number)] for protocol, number in HOST_SERVICES]
     allowed.append([guest, _match(_meta("l4proto"), "icmp")])
-    if rules.listeners:
-        allowed.append([guest, _port("tcp", {"range": list(rules.listeners)})])
+    if rules.listeners and open_bridges:
+        sleeping = _port("tcp", {"range": list(rules.listeners)})
+        allowed.append([_match(_meta("iifname"), {"set": open_bridges}), sleeping])
     accepted = [[*rule, {"accept": None}] for rule in allowed]
     return [foreign, *accepted, [guest, {"drop": None}]]
 

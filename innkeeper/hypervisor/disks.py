@@ -3,20 +3,16 @@
 A disk is known by its serial number. What the domain is defined with is not touched here.
 """
 
-import time
 import xml.etree.ElementTree as ET
 from uuid import UUID
 
 import libvirt
 
 from innkeeper.errors import PermanentError
-from innkeeper.hypervisor.errors import HypervisorRefused, StateChanged, translated
+from innkeeper.hypervisor.errors import StateChanged, translated
+from innkeeper.hypervisor.unplugging import take_out
 from innkeeper.hypervisor.xml.domain import DiskSpec, disk_element
 from innkeeper.hypervisor.xml.element import parse
-
-_POLL_SECONDS = 0.2
-_AGAIN_SECONDS = 5.0  # a guest that was still booting has not heard the first time
-_PENDING = "in the process of unplug"
 
 
 class DiskHeld(PermanentError):
@@ -58,31 +54,11 @@ def unplug(conn: libvirt.virConnect, server_id: UUID, serial: str, seconds: floa
     Raises:
         DiskHeld: it has not within `seconds`.
     """
-    domain = _domain(conn, server_id)
-    deadline, ask_at = time.monotonic() + seconds, 0.0
-    while (disk := _plugged(domain, serial)) is not None:
-        if time.monotonic() > deadline:
-            raise DiskHeld(
-                f"The guest has not let go of the disk within {seconds:.0f} s: see that it is up "
-                "and does not use it, or stop the server and detach the disk then."
-            )
-        if time.monotonic() >= ask_at:
-            _ask(domain, disk)
-            ask_at = time.monotonic() + _AGAIN_SECONDS
-        else:
-            time.sleep(_POLL_SECONDS)
-
-
-def _ask(domain: libvirt.virDomain, disk: ET.Element) -> None:
-    try:
-        with translated():
-            document = ET.tostring(disk, encoding="unicode")
-            domain.detachDeviceFlags(document, libvirt.VIR_DOMAIN_AFFECT_LIVE)
-    except StateChanged:  # gone, or the guest is off: look again
-        pass
-    except HypervisorRefused as refusal:
-        if _PENDING not in str(refusal):
-            raise
+    if not take_out(_domain(conn, server_id), lambda domain: _plugged(domain, serial), seconds):
+        raise DiskHeld(
+            f"The guest has not let go of the disk within {seconds:.0f} s: see that it is up "
+            "and does not use it, or stop the server and detach the disk then."
+        )
 
 
 @translated()

@@ -57,7 +57,9 @@ _ONLY = _Scope(libvirt.VIR_NETWORK_UPDATE_AFFECT_CURRENT, 0)  # the test driver 
 
 
 @translated()
-def ensure_network(conn: libvirt.virConnect, name: str, bridge: str, gateway_cidr: str) -> None:
+def ensure_network(
+    conn: libvirt.virConnect, name: str, bridge: str, gateway_cidr: str, *, isolated: bool = False
+) -> None:
     """See that a network of mode `open` exists, is active and starts with the host.
 
     Args:
@@ -65,6 +67,7 @@ def ensure_network(conn: libvirt.virConnect, name: str, bridge: str, gateway_cid
         name: name of the network.
         bridge: name of its bridge, at most 15 characters.
         gateway_cidr: the host's address with its prefix, "10.64.0.1/24".
+        isolated: without a way out, and without names.
 
     Raises:
         NameTaken: a network of that name exists with another bridge or address.
@@ -73,7 +76,7 @@ def ensure_network(conn: libvirt.virConnect, name: str, bridge: str, gateway_cid
     try:
         network = _network(conn, name)
     except NetworkAbsent:
-        network = conn.networkDefineXML(_document(name, bridge, gateway))
+        network = conn.networkDefineXML(_document(name, bridge, gateway, isolated=isolated))
     there = parse(network.XMLDesc(_scopes(network)[-1].description))
     bridges = [found.get("name") for found in there.iterfind("bridge")]
     addresses = [found.get("address") for found in there.iterfind("ip")]
@@ -150,15 +153,30 @@ def network_names(conn: libvirt.virConnect) -> list[str]:
 
 
 @translated()
+def remove_network(conn: libvirt.virConnect, name: str) -> None:
+    """Stop a network and forget it; fine when there is none."""
+    try:
+        network = _network(conn, name)
+    except NetworkAbsent:
+        return
+    if network.isActive():
+        network.destroy()
+    if network.isPersistent():
+        network.undefine()
+
+
+@translated()
 def _network(conn: libvirt.virConnect, name: str) -> libvirt.virNetwork:
     return conn.networkLookupByName(name)
 
 
-def _document(name: str, bridge: str, gateway: IPv4Interface) -> str:
+def _document(name: str, bridge: str, gateway: IPv4Interface, *, isolated: bool) -> str:
     hosts = gateway.network
     return Network(
         name=name,
         bridge=bridge,
+        forward=None if isolated else "open",
+        dns="no" if isolated else None,
         ip=Ip(
             address=gateway.ip,
             prefix=hosts.prefixlen,

@@ -41,6 +41,7 @@ from innkeeper.errors import (
 )
 from innkeeper.services import (
     attachments,
+    cards,
     cloning,
     events,
     layering,
@@ -69,7 +70,7 @@ from innkeeper.services.views import OperationView
 
 _RESERVING = {
     *(Verb.SNAPSHOT, Verb.RESIZE, Verb.UNSHELVE, Verb.VERIFY_SNAPSHOT, Verb.MIGRATE),
-    *(Verb.ATTACH_DISK, Verb.GROW_DISK),
+    *(Verb.ATTACH_DISK, Verb.GROW_DISK, Verb.ATTACH_NIC),
 }
 """Verbs that may take more of the project's quota: its lock comes before the server's."""
 
@@ -285,6 +286,7 @@ def request(
             _check_disk(ready_image(session, body.image), server.disk_gib)
         seen = planning.look(session, server, verb, body, foresight)
         plain |= attachments.prepare(session, server, body, verb)
+        plain |= cards.prepare(session, server, body, verb)
         plain |= layering.prepare(session, server, body, verb)
         plain |= resizing.prepare(session, server, body, dry_run=foresight.dry_run)
         plain |= shelving.prepare(session, server, body)

@@ -312,14 +312,14 @@ def settle(session: Session, operation: Operation) -> None:
     if disk is None:
         return
     if operation.verb == Verb.GROW_DISK:
-        if not _stands(session, operation, "grow-data-disk"):
+        if not stands(session, operation, "grow-data-disk"):
             disk.size_gib = operation.request["disk_before"]["size_gib"]
     elif operation.verb == Verb.ATTACH_DISK:
         _settle_attachment(session, operation, disk)
 
 
 def _settle_attachment(session: Session, operation: Operation, disk: DataDisk) -> None:
-    if _stands(session, operation, "plug-disk"):  # perhaps: so a detachment is the way out
+    if stands(session, operation, "plug-disk"):  # perhaps: so a detachment is the way out
         disk.phase = "attached"
         return
     disk.server_id = disk.target = None
@@ -327,13 +327,13 @@ def _settle_attachment(session: Session, operation: Operation, disk: DataDisk) -
         disk.phase = "available"
         for option, value in operation.request["disk_before"].items():
             setattr(disk, option, value)
-    elif _stands(session, operation, "make-disk"):
+    elif stands(session, operation, "make-disk"):
         disk.phase = "deleting"  # reconcile goes on with that
     else:
         session.delete(disk)
 
 
-def _stands(session: Session, operation: Operation, step: str) -> bool:
-    """Tell whether a step may have had an effect that was not undone."""
+def stands(session: Session, operation: Operation, step: str) -> bool:
+    """Tell whether a step of an operation may have had an effect that was not undone."""
     row = session.get(OperationStep, (operation.id, step))
     return row is not None and row.state != "undone"

@@ -12,6 +12,7 @@ from innkeeper.domain.resizing import Resize
 from innkeeper.domain.specs import RoleRequest
 from innkeeper.errors import NotFound
 from innkeeper.services.attachments import DataDisks
+from innkeeper.services.cards import Cards
 
 VirtType = Literal["kvm", "qemu", "test"]
 
@@ -133,6 +134,7 @@ class Blueprint:
     born_of: str = ""
     on_host: bool = True
     data: DataDisks = field(default_factory=DataDisks)
+    cards: Cards = field(default_factory=Cards)
     roles: tuple[RoleRequest, ...] = field(default=(), repr=False)
     user_data: str | None = field(default=None, repr=False)
     host_key_private: str = field(default="", repr=False)

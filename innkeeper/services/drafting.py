@@ -28,7 +28,7 @@ from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import RoleRequest
 from innkeeper.domain.steps import is_at_new_host
 from innkeeper.errors import NotFound
-from innkeeper.services import attachments, reservations, resizing
+from innkeeper.services import attachments, cards, reservations, resizing
 from innkeeper.services.blueprint import (
     Blueprint,
     HostBlueprint,
@@ -163,7 +163,7 @@ def load(
         .select_from(Operation)
         .join(Server, Server.id == (subject or Operation.server_id))
         .join(Host, Host.id == (side or Server.host_id))
-        .join(Nic, Nic.server_id == Server.id)
+        .join(Nic, and_(Nic.server_id == Server.id, Nic.position == 0))
         .join(Network, Network.id == Nic.network_id)
         .join(Address, Address.nic_id == Nic.id)
         .join(
@@ -232,4 +232,5 @@ def load(
         born_of=_born_of(session, operation, disk.volume),
         on_host=_on_host(session, server),
         data=attachments.load(session, operation, server.id),
+        cards=cards.load(session, operation, server.id),
     )

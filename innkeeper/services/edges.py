@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, select, update
 
 from innkeeper.contracts import Claim
 from innkeeper.db.models import Address, Host, Network, Nic, PortForward
@@ -17,18 +17,19 @@ def rules(host_id: UUID) -> EdgeRules:
     """Return the networks and open forwards of a host."""
     with transaction() as session:
         networks = session.execute(
-            select(Network.bridge, Network.cidr)
+            select(Network.bridge, Network.cidr, Network.kind)
             .where(Network.host_id == host_id)
             .order_by(Network.cidr)
-        ).tuples()
+        ).all()
         forwards = session.execute(
             select(PortForward.port, Address.ip, PortForward.guest_port)
-            .join(Nic, Nic.server_id == PortForward.server_id)
+            .join(Nic, and_(Nic.server_id == PortForward.server_id, Nic.position == 0))
             .join(Address, Address.nic_id == Nic.id)
             .where(PortForward.host_id == host_id, PortForward.enabled)
         ).tuples()
         return EdgeRules(
-            networks=tuple((bridge, cidr) for bridge, cidr in networks),
+            networks=tuple((row.bridge, row.cidr) for row in networks),
+            isolated=tuple(row.bridge for row in networks if row.kind != "project"),
             forwards={port: (ip, guest_port) for port, ip, guest_port in forwards},
         )
 

@@ -1,6 +1,6 @@
 """What the database expects to be on one host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from sqlalchemy import or_, select
@@ -55,7 +55,11 @@ class Known:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What the database expects of one host."""
+    """What the database expects of one host.
+
+    `cards` are the MACs of all cards of those servers that have more than one; `unused` the
+    isolated networks without a card.
+    """
 
     host: Host
     projects: frozenset[UUID]
@@ -64,6 +68,8 @@ class Expectation:
     macs: dict[str, UUID]
     artifacts: tuple[Artifact, ...]
     data_disks: tuple[DataDisk, ...] = ()
+    cards: dict[UUID, set[str]] = field(default_factory=dict)
+    unused: dict[str, UUID] = field(default_factory=dict)
     probes: frozenset[UUID] = frozenset()
 
 
@@ -102,8 +108,31 @@ def expectation(host_id: UUID) -> Expectation:
             dict(macs.all()) | {mac: owner for mac, owner in leases if owner},
             tuple(rows),
             tuple(session.scalars(select(DataDisk).where(DataDisk.host_id == host_id))),
+            _cards(session, host_id),
+            _unused(session, host_id),
             _probes(session, host_id),
         )
+
+
+def _cards(session: Session, host_id: UUID) -> dict[UUID, set[str]]:
+    further = select(Nic.server_id).where(Nic.position > 0)
+    rows = session.execute(
+        select(Nic.server_id, Nic.mac)
+        .join(Server, Server.id == Nic.server_id)
+        .where(Server.host_id == host_id, Nic.server_id.in_(further))
+    ).tuples()
+    found: dict[UUID, set[str]] = {}
+    for server_id, mac in rows:
+        found.setdefault(server_id, set()).add(mac)
+    return found
+
+
+def _unused(session: Session, host_id: UUID) -> dict[str, UUID]:
+    used = select(Nic.network_id).where(Nic.network_id.is_not(None))
+    rows = select(Network.name, Network.id).where(
+        Network.host_id == host_id, Network.kind != "project", Network.id.not_in(used)
+    )
+    return dict(session.execute(rows).tuples().all())
 
 
 def _probes(session: Session, host_id: UUID) -> frozenset[UUID]:

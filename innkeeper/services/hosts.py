@@ -26,7 +26,7 @@ from innkeeper.domain.lifecycle import Status
 from innkeeper.errors import Conflict, NotFound
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
-from innkeeper.services import events, probe, reservations, whereabouts
+from innkeeper.services import events, probe, reservations, substrates, whereabouts
 from innkeeper.services.views import HostView
 from innkeeper.settings import settings
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate
@@ -191,8 +191,7 @@ def remove(host_id: UUID, *, actor: str = "system") -> None:
 def _clean(host: Host, networks: Sequence[Network]) -> None:
     """Take off the host what we made there; of one that does not answer only the states go."""
     specs: list[NetworkSubstrate | HostSubstrate] = [
-        NetworkSubstrate(host.id, net.project_id, host.uri, net.name, net.bridge, net.cidr)
-        for net in networks
+        substrates.spec_of(host, net) for net in networks
     ]
     specs.append(HostSubstrate(host.id, host.uri, host.pool_path))
     for spec in specs:

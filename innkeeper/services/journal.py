@@ -41,6 +41,7 @@ from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
 from innkeeper.services import (
     attachments,
+    cards,
     drafting,
     events,
     layering,
@@ -361,6 +362,7 @@ def undone(held: Claim) -> None:
             server.status = ending(held.verb, previous)
         server.fault = operation.error
         attachments.settle(session, operation)
+        cards.settle(session, operation)
         layering.settle(session, operation)
         resizing.settle(session, operation)
         if held.verb in BIRTHS and not has_artifacts(session, server.id):

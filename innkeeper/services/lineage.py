@@ -23,6 +23,7 @@ HARMLESS = frozenset(
         *(Verb.SNAPSHOT, Verb.DELETE_SNAPSHOT, Verb.CLONE, Verb.FLATTEN, Verb.RESIZE),
         Verb.VERIFY_SNAPSHOT,
         *(Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK),
+        *(Verb.ATTACH_NIC, Verb.DETACH_NIC),
     }
 )
 """What may be done to a server with clones; deleting a snapshot is looked at by itself."""

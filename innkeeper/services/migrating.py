@@ -8,7 +8,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import Artifact, Disk, Host, Nic, Operation, Server, Snapshot
+from innkeeper.db.models import Artifact, Disk, Host, Operation, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.placement import Capacity, Demand, Verdict, place, require_chosen
@@ -157,12 +157,6 @@ def _refuse_what_cannot_move(session: Session, server: Server) -> None:
         raise Conflict(
             f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
             f"first (`innkeeper server flatten {server.name}`)."
-        )
-    cards = session.scalars(select(Nic.id).where(Nic.server_id == server.id)).all()
-    if len(cards) > 1:
-        raise Conflict(
-            f"'{server.name}' has {len(cards)} network cards, and only one can be moved: detach "
-            "the others first."
         )
 
 

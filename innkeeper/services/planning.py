@@ -16,13 +16,13 @@ from innkeeper.db.models import DataDisk as DataDiskRow
 from innkeeper.db.models import Disk, Host, Image, Operation, Project, Server, Snapshot
 from innkeeper.domain import planning
 from innkeeper.domain.diskspecs import DetachDiskRequest
-from innkeeper.domain.foresight import DataDisk, Kept, World, foresee
+from innkeeper.domain.foresight import Card, DataDisk, Kept, World, foresee
 from innkeeper.domain.lifecycle import BIRTHS, Status, Verb
 from innkeeper.domain.quotas import SnapshotAmounts
 from innkeeper.domain.specs import CloneRequest
 from innkeeper.domain.steps import STEPS
-from innkeeper.services import attachments, layering, reservations, resizing
-from innkeeper.services.views import ChangePlan, ChangeView, HostRoom, QuotaRoom
+from innkeeper.services import attachments, cards, layering, reservations, resizing
+from innkeeper.services.views import ChangePlan, ChangeView, HostRoom, NicView, QuotaRoom
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def look(
         "disk": disk.volume if disk else "",
         "snapshots": ", ".join(kept.name for kept in world.snapshots),
         "data disks": ", ".join(f"{one.name} {one.size_gib} GiB" for one in world.disks),
+        "network cards": ", ".join(f"{one.name} {one.told}" for one in world.cards),
     }
     if foresight.digest is not None:
         planning.require_unchanged(verb, facts, foresight.digest)
@@ -112,6 +113,9 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
     named = None if isinstance(body, CloneRequest) else getattr(body, "snapshot", None)
     subject = layering.find(session, server, named) if named else None
     one = attachments.named(session, server, body)
+    nic = cards.named(session, server, body)
+    told = cards.views(session, [server.id]).get(server.id, [])[1:]
+    further = tuple(Card(view.name, _told(view)) for view in told)
     return World(
         server.name,
         Status(server.status),
@@ -122,8 +126,14 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
         next((one for one in kept if subject and one.id == str(subject.id)), None),
         disks=tuple(_data_disk(row) for row in attachments.held_by(session, server)),
         disk=_data_disk(one) if one else None,
+        cards=further,
+        card=next((card for card in further if nic and card.name == nic.name), None),
         home=host.name if host else "",
     )
+
+
+def _told(view: NicView) -> str:
+    return f"on {view.network}" + (f", {view.address}" if view.address else "")
 
 
 def _data_disk(row: DataDiskRow) -> DataDisk:

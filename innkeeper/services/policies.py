@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from innkeeper.db.models import (
     DataDisk,
+    Nic,
     Operation,
     Plan,
     Server,
@@ -228,7 +229,8 @@ def wishes(instant: datetime | None = None) -> list[Wish]:
             taken.setdefault(row.server_id, []).append(row)
         stuck = _stuck(session, instant)
         attached = select(DataDisk.server_id).where(DataDisk.server_id.is_not(None))
-        with_disks = set(session.scalars(attached))
+        plugged = set(session.scalars(attached))
+        plugged |= set(session.scalars(select(Nic.server_id).where(Nic.position > 0)))
         wanted = []
         for server in servers:
             policy = nearest(policies, server)
@@ -236,8 +238,8 @@ def wishes(instant: datetime | None = None) -> list[Wish]:
                 continue
             own = [row for row in taken.get(server.id, []) if row.policy_id == policy.id]
             own = [row for row in own if str(row.id) not in stuck]
-            # No memory fits what is written to data disks later.
-            memory = server.status == Status.ACTIVE and server.id not in with_disks
+            # No memory fits what is written to data disks later, nor other cards than it knows.
+            memory = server.status == Status.ACTIVE and server.id not in plugged
             wish = _wish(policy, server, own, instant, memory=policy.memory and memory)
             if wish.take or wish.drop:
                 wanted.append(wish)

@@ -16,9 +16,18 @@ from innkeeper.host.channel import HostChannel, open_channel
 from innkeeper.hypervisor import guest, network, storage, suspension
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.power import PowerState
-from innkeeper.services import consoles, disks, edges, events, journal, leases, operations
+from innkeeper.services import (
+    consoles,
+    disks,
+    edges,
+    events,
+    journal,
+    leases,
+    networks,
+    operations,
+)
 from innkeeper.services.expectation import expectation
-from innkeeper.services.survey import DATA_DISK, Finding
+from innkeeper.services.survey import DATA_DISK, NETWORK, Finding
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 
@@ -235,6 +244,8 @@ def _remove(host: Host, channel: HostChannel, finding: Finding) -> None:
         consoles.forget(host.channel, finding.server_id)
     elif finding.kind == DATA_DISK and (disk_id := disk_of(finding.name)):
         disks.erase(disk_id)
+    elif finding.kind == NETWORK and (unused := expectation(host.id).unused.get(finding.name)):
+        networks.clear(unused)
     elif finding.kind in {"volume", "seed", "snapshot"}:
         storage.delete_volume(connection, POOL, finding.name)
     elif finding.kind == "dhcp-entry" and finding.network:

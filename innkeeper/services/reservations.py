@@ -3,7 +3,7 @@
 from dataclasses import replace
 from uuid import UUID
 
-from sqlalchemy import case, delete, func, select
+from sqlalchemy import case, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import (
@@ -138,7 +138,7 @@ def network_on(session: Session, server: Server, host_id: UUID) -> Network:
     cidr = session.scalars(
         select(Network.cidr)
         .join(Nic, Nic.network_id == Network.id)
-        .where(Nic.server_id == server.id)
+        .where(Nic.server_id == server.id, Nic.position == 0)
     ).one()
     return _network(session, server.project_id, host_id, cidr)
 
@@ -168,8 +168,8 @@ def change_sides(session: Session, server: Server) -> None:
     if new is None:
         return
     there = network_on(session, server, new)
-    nics = session.scalars(select(Nic).where(Nic.server_id == server.id)).all()
-    for nic in nics:
+    primary = select(Nic).where(Nic.server_id == server.id, Nic.position == 0)
+    for nic in session.scalars(primary).all():
         nic.network_id = there.id
         for address in session.scalars(select(Address).where(Address.nic_id == nic.id)):
             address.network_id = there.id
@@ -189,7 +189,9 @@ def settle(session: Session, server: Server) -> None:
 
 def _network(session: Session, project_id: UUID, host_id: UUID, cidr: str | None = None) -> Network:
     """Return the project's network on a host, the one of that CIDR if it is given; made if new."""
-    of_project = select(Network).where(Network.project_id == project_id, Network.host_id == host_id)
+    of_project = select(Network).where(
+        Network.project_id == project_id, Network.host_id == host_id, Network.kind == "project"
+    )
     networks = session.scalars(of_project.order_by(Network.name)).all()
     found = [network for network in networks if cidr in {None, network.cidr}]
     if found:
@@ -218,7 +220,7 @@ def move(session: Session, server: Server, host: Host) -> None:
         select(Nic, Address, Network)
         .join(Address, Address.nic_id == Nic.id)
         .join(Network, Network.id == Nic.network_id)
-        .where(Nic.server_id == server.id)
+        .where(Nic.server_id == server.id, Nic.position == 0)
     ).tuples()
     for nic, address, network in rows.all():
         if network.host_id != host.id:
@@ -241,11 +243,13 @@ def connect(session: Session, server: Server, host: Host, *, beside: Server | No
     if beside is None:
         network = _network(session, server.project_id, host.id)
     else:
-        nics = select(Nic.network_id).where(Nic.server_id == beside.id).order_by(Nic.id).limit(1)
-        network = session.get_one(Network, session.scalars(nics).one())
+        primary = Nic.position == 0
+        theirs = select(Nic.network_id).where(Nic.server_id == beside.id, primary)
+        network = session.get_one(Network, session.scalars(theirs).one())
     # Addresses and MACs are unique in a CIDR, wherever its servers are: so they can move.
     same = select(Network.id).where(Network.cidr == network.cidr)
-    macs = set(session.scalars(select(Nic.mac).where(Nic.network_id.in_(same))))
+    near = or_(Nic.network_id.in_(same), Nic.position > 0)
+    macs = set(session.scalars(select(Nic.mac).where(near)))
     derived = (naming.mac_address(server.id, index) for index in range(256))
     mac = next(mac for mac in derived if mac not in macs)  # 24 bits do collide, once in a while
     nic = Nic(server_id=server.id, network_id=network.id, mac=mac)

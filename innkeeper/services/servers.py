@@ -22,8 +22,8 @@ from innkeeper.db.models import (
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, allowed_verbs
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import attachments, disks, events, journal, paging, resizing
-from innkeeper.services.views import DiskView, Page, ServerView
+from innkeeper.services import attachments, cards, disks, events, journal, paging, resizing
+from innkeeper.services.views import DiskView, NicView, Page, ServerView
 
 
 def _details(ids: list[UUID]) -> Select[Any]:
@@ -43,7 +43,7 @@ def _details(ids: list[UUID]) -> Select[Any]:
         .outerjoin(Host, Host.id == Server.host_id)
         .join(Image, Image.id == Server.image_id)
         .join(Plan, Plan.id == Server.plan_id)
-        .outerjoin(Nic, Nic.server_id == Server.id)
+        .outerjoin(Nic, and_(Nic.server_id == Server.id, Nic.position == 0))
         .outerjoin(Address, Address.nic_id == Nic.id)
         .outerjoin(
             PortForward,
@@ -57,15 +57,19 @@ def _views(session: Session, ids: list[UUID]) -> dict[UUID, ServerView]:
     """Return read models by id, in a constant number of queries."""
     rows = session.execute(_details(ids)).all()
     data = attachments.of_servers(session, ids)
+    nics = cards.views(session, ids)
     told = {
         view.id: view for view in disks.views(session, [d for own in data.values() for d in own])
     }
     return {
-        row[0].id: _view(row, [told[disk.id] for disk in data.get(row[0].id, [])]) for row in rows
+        row[0].id: _view(
+            row, [told[disk.id] for disk in data.get(row[0].id, [])], nics.get(row[0].id, [])
+        )
+        for row in rows
     }
 
 
-def _view(row: Row[Any], data: list[DiskView]) -> ServerView:
+def _view(row: Row[Any], data: list[DiskView], nics: list[NicView]) -> ServerView:
     server, project, host, image, plan, mac, ip, port, has_password = row
     status = Status(server.status)
     return ServerView(
@@ -93,6 +97,7 @@ def _view(row: Row[Any], data: list[DiskView]) -> ServerView:
         root_password_available=has_password,
         allowed=[] if server.operation_id else allowed_verbs(status),
         disks=data,
+        nics=nics,
         created_at=server.created_at,
         updated_at=server.updated_at,
         deleted_at=server.deleted_at,

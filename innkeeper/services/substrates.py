@@ -8,6 +8,15 @@ from sqlalchemy import select
 from innkeeper.db.models import Host, Image, Network
 from innkeeper.db.session import transaction
 from innkeeper.domain.naming import image_volume
+from innkeeper.substrate import NetworkSubstrate
+
+
+def spec_of(host: Host, row: Network) -> NetworkSubstrate:
+    """Return what a project's network on a host consists of."""
+    isolated = row.kind != "project"
+    return NetworkSubstrate(
+        host.id, row.project_id, host.uri, row.name, row.bridge, row.cidr, isolated
+    )
 
 
 def want_image(host_id: UUID, volume: str) -> tuple[dict[str, Path], str | None]:

@@ -31,15 +31,16 @@ from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import InnkeeperError
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
-from innkeeper.hypervisor import disks, guest, network, storage
+from innkeeper.hypervisor import disks, guest, network, nics, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
 from innkeeper.hypervisor.guest import OwnedDomain
-from innkeeper.services import edges, shelves
+from innkeeper.services import edges, shelves, substrates
 from innkeeper.services.expectation import Expectation, expectation
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate, Terraform
 
 DATA_DISK = "data-disk"
+NETWORK = "network"
 _VARS = "_VARS.fd"
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 _STANDING = frozenset({Status.ACTIVE, Status.STOPPED, Status.SUSPENDED})
@@ -90,9 +91,7 @@ def _states() -> list[Finding]:
     ]
     for net in networks:
         if host := by_id.get(net.host_id):
-            spec = NetworkSubstrate(
-                host.id, net.project_id, host.uri, net.name, net.bridge, net.cidr
-            )
+            spec = substrates.spec_of(host, net)
             specs.append((host.name, net.substrate_fingerprint, spec))
     if not specs:
         return []
@@ -135,6 +134,8 @@ def survey(host_id: UUID) -> list[Finding]:
     findings += _volumes(expected, volumes)
     findings += _data_disks(expected, volumes, {domain.server_id for domain in owned})
     findings += _copies(expected, volumes)
+    findings += _cards(expected, {domain.server_id for domain in owned})
+    findings += _unused_networks(expected)
     findings += _dhcp(expected)
     findings += _forwards(expected)
     findings += _files(expected, owned)
@@ -243,6 +244,33 @@ def _plugged(host: Host, server_id: UUID) -> tuple[set[str], set[str]]:
         return later, later
     now = disks.serials(connect(host.uri), server_id)
     return now & later, now | later
+
+
+def _cards(expected: Expectation, domains: set[UUID]) -> list[Finding]:
+    """Find further cards that a server's domain does not tell of, or still tells of."""
+    found, host = [], expected.host
+    for server_id in domains & set(expected.cards):
+        known = expected.servers.get(server_id)
+        if known is None or known.busy or known.gone:
+            continue
+        later = nics.macs(connect(host.uri), server_id, defined=True)
+        now = later if host.virt_type == "test" else nics.macs(connect(host.uri), server_id)
+        wanted = expected.cards[server_id]
+        for mac in sorted(wanted - (now & later)):
+            why = "the server has it, its domain has not, or not at its next start"
+            found.append(Finding(host.name, "nic", mac, why, server_id))
+        for mac in sorted((now | later) - wanted):
+            why = "the domain has it, its server has not"
+            found.append(Finding(host.name, "nic", mac, why, server_id))
+    return found
+
+
+def _unused_networks(expected: Expectation) -> list[Finding]:
+    why = "an isolated network without a card"
+    return [
+        Finding(expected.host.name, NETWORK, name, why, reapable=True)
+        for name in sorted(expected.unused)
+    ]
 
 
 def _opened(host: Host, server_id: UUID) -> set[str]:

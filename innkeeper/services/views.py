@@ -58,6 +58,23 @@ class DiskView(View):
     created_at: datetime
 
 
+class NicView(View):
+    """A network card; `address` is what our DHCP tells it, on a bridge what was asked for."""
+
+    id: UUID
+    server_id: UUID
+    name: str
+    kind: Literal["project", "isolated", "bridge"]
+    network: str
+    mac: str
+    address: str | None
+    gateway: str | None = None
+    dns: list[str] = []
+    inbound_kb: int | None = None
+    outbound_kb: int | None = None
+    phase: Literal["attaching", "attached"]
+
+
 class ServerView(View):
     """A server as people see it."""
 
@@ -85,6 +102,7 @@ class ServerView(View):
     root_password_available: bool
     allowed: list[Verb]
     disks: list[DiskView] = []
+    nics: list[NicView] = []
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None
@@ -238,6 +256,7 @@ class HostView(View):
     memory_overcommit: float
     enabled: bool
     reachable: bool
+    bridges: list[str] = []
     reserved_vcpus: int = 0
     reserved_memory_mib: int = 0
     reserved_disk_gib: int = 0

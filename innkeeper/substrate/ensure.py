@@ -225,7 +225,7 @@ def _existing_pool(spec: HostSubstrate) -> dict[str, str]:
 def _existing_network(spec: NetworkSubstrate) -> dict[str, str]:
     """Complete a network that Terraform's state does not know; return its id by its address."""
     conn = connect(spec.uri)
-    network.ensure_network(conn, spec.name, spec.bridge, spec.gateway_cidr)
+    network.ensure_network(conn, spec.name, spec.bridge, spec.gateway_cidr, isolated=spec.isolated)
     return {NETWORK_ADDRESS: conn.networkLookupByName(spec.name).UUIDString()}
 
 

@@ -23,5 +23,5 @@ def ensure_host(spec: HostSubstrate) -> dict[str, Any]:
 def ensure_network(spec: NetworkSubstrate) -> dict[str, Any]:
     """Make the network; return outputs like those of the network root."""
     conn = connect(spec.uri)
-    network.ensure_network(conn, spec.name, spec.bridge, spec.gateway_cidr)
+    network.ensure_network(conn, spec.name, spec.bridge, spec.gateway_cidr, isolated=spec.isolated)
     return {"network": conn.networkLookupByName(spec.name).UUIDString()}

@@ -73,7 +73,7 @@ class HostSubstrate:
 
 @dataclass(frozen=True)
 class NetworkSubstrate:
-    """The network of one project on one host."""
+    """A network of one project on one host; an isolated one has no way out and no names."""
 
     host_id: UUID
     project_id: UUID
@@ -81,6 +81,7 @@ class NetworkSubstrate:
     name: str
     bridge: str
     cidr: str
+    isolated: bool = False
     root: ClassVar[Root] = "network"
 
     @property
@@ -93,7 +94,14 @@ class NetworkSubstrate:
     @property
     def variables(self) -> dict[str, Any]:
         """Values of the variables in terraform/roots/network."""
-        return {"uri": self.uri, "name": self.name, "bridge": self.bridge, "cidr": self.cidr}
+        return {
+            "uri": self.uri,
+            "name": self.name,
+            "bridge": self.bridge,
+            "cidr": self.cidr,
+            "mode": "none" if self.isolated else "open",
+            "dns": not self.isolated,
+        }
 
     @property
     def gateway_cidr(self) -> str:

@@ -33,6 +33,8 @@ from innkeeper.db.models import (
     Disk,
     Host,
     Image,
+    Network,
+    Nic,
     Operation,
     Plan,
     PortForward,
@@ -45,6 +47,7 @@ from innkeeper.db.session import engine_for, transaction
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import TRANSITIONS, Phase, Status, Verb
 from innkeeper.domain.naming import POOL, disk_of, disk_serial, server_of
+from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
 from innkeeper.domain.specs import (
     CloneRequest,
     DeleteSnapshotRequest,
@@ -57,7 +60,7 @@ from innkeeper.domain.specs import (
 )
 from innkeeper.domain.steps import STEPS
 from innkeeper.hypervisor import disks as adapter
-from innkeeper.hypervisor import guest, network, shape, storage
+from innkeeper.hypervisor import guest, network, nics, shape, storage
 from innkeeper.hypervisor.connection import connect, forget
 from innkeeper.hypervisor.errors import Absent
 from innkeeper.hypervisor.guest import OwnedDomain
@@ -92,8 +95,9 @@ _APART = {
     *(Verb.SHELVE, Verb.UNSHELVE),
     *(Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT),
 }
-"""Verbs that data disks are in the way of, or that take snapshots with the memory here."""
+"""Verbs that data disks or cards are in the way of, or that take snapshots with the memory here."""
 _ON_DISKS = {Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK}
+_ON_CARDS = {Verb.ATTACH_NIC, Verb.DETACH_NIC}
 FAILING = {
     Verb.STOP: "stop",
     Verb.CREATE: "verify",
@@ -109,6 +113,8 @@ FAILING = {
     Verb.ATTACH_DISK: "adopt-attachment",
     Verb.DETACH_DISK: "let-go",
     Verb.GROW_DISK: "expand-data-disk",
+    Verb.ATTACH_NIC: "adopt-nic",
+    Verb.DETACH_NIC: "let-nic-go",
 }
 # Cold: the test driver cannot do it live.
 BODIES: dict[Verb, BaseModel] = {Verb.MIGRATE: MigrateRequest(allow_power_cycle=True)}
@@ -160,8 +166,10 @@ class Stage:
             return self.create()
         if verb in _BARE and self.standing and snapshots.page(self.standing).items:
             self.standing = None  # they are in its way
-        if verb in _APART and self.standing and servers.get(self.standing).disks:
+        if verb in _APART and self.standing and self.has_devices():
             self.standing = None
+        if verb is Verb.MIGRATE and self.standing and servers.get(self.standing).nics[1:]:
+            self.standing = None  # its further cards are
         if self.standing is None:
             view = self.create()
             sabotage.hasten(Verb.CREATE, view.id)
@@ -175,6 +183,7 @@ class Stage:
             down = next((away[rest] for rest in allowed if rest in away), Verb.STOP)
             self.do(_UP.get(status, down))
         prepare = self.about_disk if verb in _ON_DISKS else self.prepare
+        prepare = self.about_card if verb in _ON_CARDS else prepare
         body = body or prepare(verb) or BODIES.get(verb)
         if verb is Verb.DELETE:
             self.standing = None
@@ -248,8 +257,9 @@ class Stage:
     def fill(self) -> None:
         """Give the standing server what its deletion has to remove, or to keep."""
         assert self.standing is not None
-        if not servers.get(self.standing).disks:  # they are in the way of a memory
+        if not self.has_devices():  # they are in the way of a memory
             self.snapshot()
+        self.plug_in("backend")
         self.attach(delete_on_server_delete=True)
         self.attach(delete_on_server_delete=False)
 
@@ -265,6 +275,35 @@ class Stage:
         if verb is Verb.DETACH_DISK:
             return DetachDiskRequest(disk=one.name, keep=len(there) > 1)
         return GrowDiskRequest(disk=one.name, size_gib=one.size_gib + 1)
+
+    def has_devices(self) -> bool:
+        """Tell whether the standing server has data disks or further network cards."""
+        assert self.standing is not None
+        server = servers.get(self.standing)
+        return bool(server.disks or server.nics[1:])
+
+    def about_card(self, verb: Verb) -> BaseModel:
+        """Return a request for a card, on an isolated or the own network, or to detach one."""
+        assert self.standing is not None
+        there = servers.get(self.standing).nics[1:]
+        if verb is Verb.ATTACH_NIC:
+            if len(there) > 2:
+                self.do(Verb.DETACH_NIC, DetachNicRequest(nic=there[-1].name))
+            return self.card("backend" if len(there) < 2 else None)
+        one = there[0].name if there else self.plug_in("backend")
+        return DetachNicRequest(nic=one)
+
+    def card(self, isolated: str | None) -> AttachNicRequest:
+        """Return a request for a network card."""
+        kind: Literal["isolated", "project"] = "isolated" if isolated else "project"
+        return AttachNicRequest(name=f"nic-{uuid4().hex[:8]}", network=kind, isolated=isolated)
+
+    def plug_in(self, isolated: str | None) -> str:
+        """Give the standing server a card, if it has room for one; return the last one's name."""
+        assert self.standing is not None
+        if len(servers.get(self.standing).nics) < 5:
+            self.do(Verb.ATTACH_NIC, self.card(isolated))
+        return servers.get(self.standing).nics[-1].name
 
     def disk(self) -> AttachDiskRequest:
         """Return a request for a kept disk, if there is one, or for a new one."""
@@ -398,6 +437,7 @@ def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: s
     assert (server.status, server.operation_id) == (status, None)
     assert survey.audit() == []
     _disks_agree(stage, server.id)
+    _cards_agree(stage, server.id)
     assert _double() == []
     here, files, macs = stage.traces(server.id, server.mac)
     with transaction() as session:
@@ -464,6 +504,22 @@ def _disks_agree(stage: Stage, server_id: UUID) -> None:
         assert all(storage.capacity(conn, POOL, r.volume) == r.size_gib << 30 for r in there)
         if guest.power_state(conn, server_id) is not None:
             assert adapter.serials(conn, server_id, defined=True) == own
+
+
+def _cards_agree(stage: Stage, server_id: UUID) -> None:
+    """Assert that domain, DHCP and networks are those of the cards that the database knows."""
+    with transaction() as session:
+        own = {row.mac for row in session.query(Nic).filter(Nic.server_id == server_id)}
+        phases = {row.phase for row in session.query(Nic)}
+        rows = session.query(Network).filter(Network.kind == "isolated").all()
+        hosts = {host.id: host.name for host in session.query(Host)}
+    assert phases <= {"attached"}
+    for name, uri in stage.hosts.items():
+        conn = connect(uri)
+        there = {n for n in network.network_names(conn) if "-iso-" in n}
+        assert there == {row.name for row in rows if hosts[row.host_id] == name}
+        if guest.power_state(conn, server_id) is not None:
+            assert nics.macs(conn, server_id, defined=True) == own
 
 
 def _source_is_as_before(stage: Stage, operation: OperationView) -> None:

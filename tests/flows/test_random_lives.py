@@ -29,6 +29,7 @@ from innkeeper.db.models import DataDisk, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb, allowed_verbs
+from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
 from innkeeper.domain.specs import (
     CloneRequest,
     DeleteSnapshotRequest,
@@ -112,6 +113,16 @@ def _disk(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
     )
 
 
+def _card(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
+    """Return a request about one of the server's further cards, or for a new one."""
+    if verb is Verb.ATTACH_NIC:
+        label = data.draw(st.sampled_from(["front", "back", None]), label="network")
+        kind: Literal["isolated", "project"] = "isolated" if label else "project"
+        return AttachNicRequest(name=f"nic-{uuid4().hex[:8]}", network=kind, isolated=label)
+    own = servers.get(server_id).nics[1:]
+    return DetachNicRequest(nic=data.draw(st.sampled_from(own), label="card").name) if own else None
+
+
 class Lives(RuleBasedStateMachine):
     """Some servers on one host, and a user who does whatever is allowed."""
 
@@ -136,12 +147,14 @@ class Lives(RuleBasedStateMachine):
         if len(self.living) >= MOST_SERVERS:
             verbs = [verb for verb in verbs if verb is not Verb.CLONE]
         verb = data.draw(st.sampled_from(verbs), label="verb")
-        body = (_disk if verb in matrix._ON_DISKS else _body)(verb, server_id, data)
+        about = _disk if verb in matrix._ON_DISKS else _body
+        about = _card if verb in matrix._ON_CARDS else about
+        body = about(verb, server_id, data)
         if body is None:
             return
         try:
             operation = accept.request(verb, server_id, body, project_id=None, actor="tester")
-        except Conflict:  # snapshots, clones or disks are in the way
+        except Conflict:  # snapshots, clones, disks or cards are in the way
             assert servers.get(server_id).operation_id is None
             return
         if verb is Verb.CLONE:

@@ -25,6 +25,7 @@ from innkeeper.db.models import (
 from innkeeper.db.session import transaction
 from innkeeper.domain.diskspecs import AttachDiskRequest
 from innkeeper.domain.lifecycle import TRANSITIONS, Phase, Status, Verb
+from innkeeper.domain.nicspecs import AttachNicRequest
 from innkeeper.domain.specs import (
     ConfigureRequest,
     DeleteSnapshotRequest,
@@ -36,11 +37,15 @@ from innkeeper.domain.specs import (
     VerifySnapshotRequest,
 )
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
-from innkeeper.services import accept, journal, operations, reservations, servers
+from innkeeper.services import accept, cards, journal, operations, reservations, servers
 from innkeeper.services.views import OperationView
 
-# Clones are made and flattened in test_clones.py, disks are grown and detached in test_disks.py.
-ELSEWHERE = {Verb.CREATE, Verb.CLONE, Verb.FLATTEN, Verb.DETACH_DISK, Verb.GROW_DISK}
+# Clones are made and flattened in test_clones.py, disks are grown and detached in test_disks.py,
+# network cards are detached in test_nics.py.
+ELSEWHERE = {
+    *(Verb.CREATE, Verb.CLONE, Verb.FLATTEN),
+    *(Verb.DETACH_DISK, Verb.GROW_DISK, Verb.DETACH_NIC),
+}
 VERBS = [verb for verb in Verb if verb not in ELSEWHERE]
 BODIES: dict[Verb, BaseModel] = {
     Verb.REVERT: RevertRequest(snapshot="kept"),
@@ -48,6 +53,7 @@ BODIES: dict[Verb, BaseModel] = {
     Verb.VERIFY_SNAPSHOT: VerifySnapshotRequest(snapshot="kept"),
     Verb.RESIZE: ResizeRequest(plan="small", allow_power_cycle=True),
     Verb.ATTACH_DISK: AttachDiskRequest(name="data", size_gib=1),
+    Verb.ATTACH_NIC: AttachNicRequest(name="lan"),
     Verb.MIGRATE: MigrateRequest(allow_power_cycle=True),
 }
 
@@ -92,6 +98,8 @@ def test_every_verb_from_every_status(catalogue: Catalogue) -> None:
             with transaction() as session:
                 session.get_one(Snapshot, kept.id).phase = "ready"
                 session.execute(delete(DataDisk))
+                for nic in session.scalars(select(Nic).where(Nic.position > 0)):
+                    cards.forget(session, nic)
             if status in TRANSITIONS[verb].allowed:
                 operation = ask(verb, server_id, BODIES.get(verb))
                 accepted += 1

@@ -24,6 +24,7 @@ VERBS = list(Verb)
 SNAPSHOTS = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT}
 CLONES = {Verb.CLONE, Verb.FLATTEN}
 DISKS = {Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK}
+CARDS = {Verb.ATTACH_NIC, Verb.DETACH_NIC}
 
 # Written out once more by hand: a change of the table has to be meant.
 ALLOWED = {
@@ -42,6 +43,7 @@ ALLOWED = {
         *SNAPSHOTS,
         *CLONES,
         *DISKS,
+        *CARDS,
     },
     Status.STOPPED: {
         Verb.START,
@@ -53,6 +55,7 @@ ALLOWED = {
         *SNAPSHOTS,
         *CLONES,
         *DISKS,
+        *CARDS,
     },
     Status.SUSPENDED: {Verb.RESUME, Verb.DELETE, Verb.VERIFY_SNAPSHOT},
     Status.SHELVED: {Verb.UNSHELVE, Verb.DELETE},

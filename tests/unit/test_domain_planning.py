@@ -30,6 +30,7 @@ FACTS = (
     "disk",
     "snapshots",
     "data disks",
+    "network cards",
     "outcome",
 )
 NEEDED: dict[Verb, dict[str, Any]] = {
@@ -41,6 +42,8 @@ NEEDED: dict[Verb, dict[str, Any]] = {
     Verb.ATTACH_DISK: {"name": "data", "size_gib": 5},
     Verb.DETACH_DISK: {"disk": "data"},
     Verb.GROW_DISK: {"disk": "data", "size_gib": 5},
+    Verb.ATTACH_NIC: {"name": "lan"},
+    Verb.DETACH_NIC: {"nic": "lan"},
 }
 facts = st.fixed_dictionaries({name: st.text(max_size=20) for name in FACTS})
 

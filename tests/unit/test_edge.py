@@ -87,6 +87,21 @@ def test_drops_forged_senders_before_it_accepts_anything() -> None:
     assert {"accept": None} not in verdicts[:2]
 
 
+def test_an_isolated_network_has_no_way_out_in_or_to_listeners() -> None:
+    shut, other = (bridge for bridge, _ in NETWORKS)
+    rules = RULES.model_copy(update={"isolated": (shut,)})
+    leaving = [rule for rule in rules_of(rules, "postrouting") if matched(rule, "oifname")]
+    assert [matched(rule, "oifname") for rule in leaving] == [other]
+    first = rules_of(rules, "forward")[:2]
+    assert [(matched(r, "iifname"), matched(r, "oifname")) for r in first] == [(shut, shut)] * 2
+    operators = [[e["match"]["op"] for e in rule if "match" in e] for rule in first]
+    assert sorted(operators) == [["==", "!="], ["==", "!="]]
+    assert {rule[0]["match"]["left"]["meta"]["key"] for rule in first} == {"iifname", "oifname"}
+    assert all(rule[-1] == {"drop": None} for rule in first)
+    sleeping = [rule for rule in rules_of(rules, "input") if "2299" in json.dumps(rule)]
+    assert [matched(rule, "iifname") for rule in sleeping] == [{"set": [other]}]
+
+
 def test_lets_guests_reach_listeners_only_when_there_are_some() -> None:
     without = RULES.model_copy(update={"listeners": None})
     assert "[2200, 2299]" in json.dumps(rules_of(RULES, "input"))

@@ -64,7 +64,18 @@ CASES: dict[str, Element] = {
                     most_bytes=50 << 20,
                 ),
             ),
-            nics=(_NIC, NicSpec(network="storage", mac="52:54:00:aa:bb:cd")),
+            nics=(
+                _NIC,
+                NicSpec(network="storage", mac="52:54:00:aa:bb:cd", slot=0x1C),
+                NicSpec(
+                    None,
+                    "52:54:00:aa:bb:ce",
+                    bridge="br0.100",
+                    slot=0x1D,
+                    inbound_kb=1000,
+                    outbound_kb=250,
+                ),
+            ),
             seed_path=_POOL / "seed.iso",
             console_log_path=_POOL / "console.log",
         )
@@ -122,6 +133,13 @@ CASES: dict[str, Element] = {
             dhcp_range=DhcpRange(start=IPv4Address("10.64.3.2"), end=IPv4Address("10.64.3.254")),
             dhcp_hosts=(DhcpHost(mac="52:54:00:aa:bb:cc", ip=IPv4Address("10.64.3.7")),),
         ),
+    ),
+    "network-isolated": Network(
+        name="innkeeper-1b9d6bcd-iso-backend",
+        bridge="ik-1b9d6bcd",
+        forward=None,
+        dns="no",
+        ip=Ip(address=IPv4Address("10.64.4.1"), prefix=24),
     ),
     "dhcp-host": DhcpHost(
         mac="52:54:00:aa:bb:cc",

@@ -24,12 +24,20 @@ class Disk(Element, tag="disk"):
 
 
 class Interface(Element, tag="interface"):
-    """A network card on a libvirt network."""
+    """A network card on a libvirt network, or on a bridge of the host; in a PCI slot if it says.
+
+    Its bandwidth is in kilobytes a second, in and out as the guest sees it.
+    """
 
     type: str = attribute("type", default="network")
     mac: str = attribute("address", of="mac")
-    network: str = attribute("network", of="source")
+    network: str | None = attribute("network", of="source", default=None)
+    bridge: str | None = attribute("bridge", of="source", default=None)
     model: str = attribute("type", of="model", default="virtio")
+    inbound: int | None = attribute("average", of="bandwidth/inbound", default=None)
+    outbound: int | None = attribute("average", of="bandwidth/outbound", default=None)
+    address_type: str | None = attribute("type", of="address", default=None)
+    slot: str | None = attribute("slot", of="address", default=None)
 
 
 class Serial(Element, tag="serial"):

@@ -56,10 +56,17 @@ class DiskSpec:
 
 @dataclass(frozen=True)
 class NicSpec:
-    """A network card of a server."""
+    """A network card of a server: on a libvirt network, or on a bridge of the host.
 
-    network: str
+    A further card has a PCI slot of its own, where it is plugged in live and at each start.
+    """
+
+    network: str | None
     mac: str
+    bridge: str | None = None
+    slot: int | None = None
+    inbound_kb: int | None = None
+    outbound_kb: int | None = None
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,7 @@ def _devices(spec: DomainSpec) -> tuple[Element, ...]:
     return (
         *(disk_element(disk) for disk in spec.disks),
         *_seed(spec.seed_path),
-        *(Interface(mac=nic.mac, network=nic.network) for nic in spec.nics),
+        *(nic_element(nic) for nic in spec.nics),
         Controller(type="usb", model="none"),  # nothing uses USB, and an idle one costs wake-ups
         Serial(log=log, log_append="off" if log else None),
         Channel(),
@@ -207,6 +214,21 @@ def disk_element(spec: DiskSpec) -> Disk:
         most_requests=spec.most_requests,
         readonly=spec.readonly,
         serial=spec.serial,
+    )
+
+
+def nic_element(spec: NicSpec) -> Interface:
+    """Return a network card as a domain has it, and as it is plugged into one that runs."""
+    placed = spec.slot is not None
+    return Interface(
+        type="bridge" if spec.bridge else "network",
+        mac=spec.mac,
+        network=spec.network,
+        bridge=spec.bridge,
+        inbound=spec.inbound_kb,
+        outbound=spec.outbound_kb,
+        address_type="pci" if placed else None,
+        slot=f"{spec.slot:#04x}" if placed else None,
     )
 
 

@@ -32,11 +32,15 @@ class Ip(Element, tag="ip"):
 
 
 class Network(Element, tag="network"):
-    """A virtual network. Mode `open` leaves all packet filtering to the host's edge table."""
+    """A virtual network. Mode `open` leaves all packet filtering to the host's edge table.
+
+    Without a mode it is isolated: libvirt lets nothing through, and its DHCP tells of no way out.
+    """
 
     name: str = text(of="name")
-    forward: str = attribute("mode", of="forward", default="open")
+    forward: str | None = attribute("mode", of="forward", default="open")
     bridge: str = attribute("name", of="bridge")
     stp: str = attribute("stp", of="bridge", default="off")
     delay: int = attribute("delay", of="bridge", default=0)
+    dns: str | None = attribute("enable", of="dns", default=None)
     ip: Ip = child()

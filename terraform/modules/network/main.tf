@@ -11,7 +11,7 @@ resource "libvirt_network" "this" {
   }
 
   dns {
-    enabled    = true
+    enabled    = var.dns
     local_only = true
   }
 

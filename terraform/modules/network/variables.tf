@@ -16,7 +16,7 @@ variable "bridge" {
 }
 
 variable "mode" {
-  description = "Forward mode; with open, libvirt adds no packet filter and the host's edge decides"
+  description = "Forward mode; open: libvirt adds no packet filter and the host's edge decides; none: isolated"
   type        = string
   nullable    = false
   default     = "open"
@@ -42,4 +42,11 @@ variable "domain" {
   description = "DNS domain of the guests"
   type        = string
   nullable    = false
+}
+
+variable "dns" {
+  description = "Whether the host answers for names on the network"
+  type        = bool
+  nullable    = false
+  default     = true
 }

@@ -12,4 +12,5 @@ module "network" {
   mode   = var.mode
   cidr   = var.cidr
   domain = var.domain
+  dns    = var.dns
 }

@@ -42,3 +42,10 @@ variable "fingerprint" {
   nullable    = false
   default     = ""
 }
+
+variable "dns" {
+  description = "Whether the host answers for names on the network"
+  type        = bool
+  nullable    = false
+  default     = true
+}

@@ -1,0 +1,42 @@
+"""Network cards that are asked for at the same moment."""
+
+from uuid import UUID
+
+from conftest import Catalogue, Race
+from journaled import active
+from sqlalchemy import select
+
+from innkeeper.db.models import Address, Network, Nic
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.nicspecs import AttachNicRequest
+from innkeeper.services import accept
+from innkeeper.services.views import OperationView
+
+
+def ask(server_id: UUID, body: AttachNicRequest) -> OperationView:
+    return accept.request(Verb.ATTACH_NIC, server_id, body, project_id=None, actor="tester")
+
+
+def test_those_who_come_at_once_meet_on_one_network(catalogue: Catalogue, race: Race) -> None:
+    ids = [active(catalogue, f"web-{number}") for number in range(6)]
+    body = AttachNicRequest(name="back", network="isolated", isolated="backend")
+    outcomes = race(6, lambda number: ask(ids[number], body))
+    assert all(isinstance(outcome, OperationView) for outcome in outcomes), outcomes
+    with transaction() as session:
+        rows = session.execute(
+            select(Network.host_id, Network.id, Nic.mac, Address.ip)
+            .join(Nic, Nic.network_id == Network.id)
+            .join(Address, Address.nic_id == Nic.id)
+            .where(Network.kind == "isolated")
+        ).all()
+    assert len(rows) == 6
+    assert len({row.id for row in rows}) == len({row.host_id for row in rows})
+    assert len({row.mac for row in rows}) == len({(row.id, row.ip) for row in rows}) == 6
+
+
+def test_one_mac_is_given_once(catalogue: Catalogue, race: Race) -> None:
+    ids = [active(catalogue, f"web-{number}") for number in range(4)]
+    body = AttachNicRequest(name="lan", mac="02:00:00:00:00:01")
+    outcomes = race(4, lambda number: ask(ids[number], body))
+    assert sorted(type(o).__name__ for o in outcomes) == ["Conflict"] * 3 + ["OperationView"]
