@@ -1,4 +1,4 @@
-"""`innkeeper server resize` and `set`."""
+"""`innkeeper server resize`, `cancel-resize` and `set`."""
 
 from typing import Annotated
 
@@ -28,6 +28,12 @@ def resize(
     allow_power_cycle: Annotated[
         bool, typer.Option("--allow-power-cycle", help="Off and on, where it cannot be done live.")
     ] = False,
+    defer: Annotated[
+        bool,
+        typer.Option(
+            "--defer", help="If it cannot be done live: in the window, or at a start or reboot."
+        ),
+    ] = False,
     expand_offline: Annotated[
         bool,
         typer.Option("--expand-offline", help="The guest's file system grows at its next boot."),
@@ -40,9 +46,20 @@ def resize(
     """Give servers another size, while they run where that is possible."""
     size = {"plan": plan, "vcpus": vcpus, "memory_mib": memory, "disk_gib": disk}
     body: Json = {key: value for key, value in size.items() if value is not None}
-    body |= {"allow_power_cycle": allow_power_cycle}
+    body |= {"allow_power_cycle": allow_power_cycle} | ({"defer": True} if defer else {})
     body |= {"expand": "offline" if expand_offline else "online"}
     act("resize", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+def cancel_resize(name: ServerName, project: Project = None, output: Output = Format.TABLE) -> None:
+    """Cancel the resize of a server that waits for a power cycle."""
+    with connect() as client:
+        server = lookup.server(client, name, project)
+        found = client.delete(f"/servers/{server['id']}/pending-resize")
+    if output is Format.JSON:
+        out.emit_json(found)
+        return
+    typer.echo(f"{found['name']}: no resize waits any more")
 
 
 def change(

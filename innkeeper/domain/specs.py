@@ -335,6 +335,11 @@ class ResizeRequest(BaseModel):
     allow_power_cycle: bool = Field(
         default=False, description="Power the server off and on if it cannot be done while it runs"
     )
+    defer: bool = Field(
+        default=False,
+        description="If it cannot be done while it runs: keep it until the maintenance window "
+        "opens, or somebody starts or reboots the server",
+    )
     expand: Literal["online", "offline"] = Field(
         default="online",
         description="Grow the guest's file system with its disk: now, or at its next boot",

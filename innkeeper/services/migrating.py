@@ -11,7 +11,7 @@ from innkeeper.contracts import Claim
 from innkeeper.db.models import Disk, Host, Nic, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
-from innkeeper.domain.placement import Capacity, Demand, Verdict, place, require_chosen
+from innkeeper.domain.placement import Capacity, Verdict, place, require_chosen
 from innkeeper.domain.specs import MigrateRequest
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
 from innkeeper.services import events, journal, reservations, resizing, shelving
@@ -146,7 +146,7 @@ def _refuse_further_devices(session: Session, server: Server) -> None:
 def _judge(
     session: Session, server: Server, old: Host, wanted: str | None, *, live: bool
 ) -> Verdict:
-    demand = Demand(server.vcpus, server.memory_mib, server.disk_gib)
+    demand = resizing.demand_of(server)
     hosts = [
         _judged(session, server, old, capacity, wanted, live=live)
         for capacity in reservations.capacities(session, lock=True)

@@ -123,6 +123,7 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
         disks=tuple(_data_disk(row) for row in attachments.held_by(session, server)),
         disk=_data_disk(one) if one else None,
         home=host.name if host else "",
+        waiting=resizing.way_of(server.pending).changes if server.pending else (),
     )
 
 
@@ -147,6 +148,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
         host=host.name if host else "",
         live=bool(operation.request.get("live")),
         pauses=bool(operation.request.get("pauses")),
+        waits=bool(operation.request.get("deferred")),
     )
     verb = seen.verb
     plan = foresee(verb, world, seen.body)

@@ -22,7 +22,7 @@ from innkeeper.db.models import (
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, allowed_verbs
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import attachments, disks, events, journal, paging, resizing
+from innkeeper.services import attachments, disks, events, journal, paging, pending, resizing
 from innkeeper.services.views import DiskView, Page, ServerView
 
 
@@ -93,6 +93,8 @@ def _view(row: Row[Any], data: list[DiskView]) -> ServerView:
         root_password_available=has_password,
         allowed=[] if server.operation_id else allowed_verbs(status),
         disks=data,
+        conditions=pending.conditions(server),
+        pending_resize=pending.shown(server),
         created_at=server.created_at,
         updated_at=server.updated_at,
         deleted_at=server.deleted_at,

@@ -49,19 +49,20 @@ def _refuse_further_disks(session: Session, server: Server) -> None:
 
 def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[str, Any]:
     quota = session.get_one(Project, server.project_id).quota
+    demand = resizing.demand_of(server)
     require_within(  # its place among the servers and its disk were never given back
         Amounts(-1, quota.vcpus, quota.memory_mib, -1),
         reservations.reserved_by_project(session, server.project_id),
-        Amounts(0, server.vcpus, server.memory_mib, 0),
+        Amounts(0, demand.vcpus, demand.memory_mib, 0),
     )
     if body.host and not session.scalar(select(Host.id).where(Host.name == body.host)):
         raise NotFound(f"There is no host '{body.host}': see `innkeeper host list`.")
-    demand = Demand(server.vcpus, server.memory_mib, server.disk_gib)
     capacities = reservations.capacities(session, lock=True)
     verdict = place(demand, [judged(session, server, host, body.host) for host in capacities])
     host = session.get_one(Host, require_chosen(verdict))
     reservations.move(session, server, host)
-    room = resizing.fresh_shape(demand, host)  # what it can grow to live is the new host's matter
+    size = Demand(server.vcpus, server.memory_mib, server.disk_gib)
+    room = resizing.fresh_shape(size, host)  # what it can grow to live is the new host's matter
     server.max_vcpus, server.max_memory_mib = room.max_vcpus, room.max_memory_mib
     return {"verdict": verdict.as_dict()}
 

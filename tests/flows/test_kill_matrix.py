@@ -558,6 +558,59 @@ def test_killed_undo_of_a_live_resize_is_resumed(stage: Stage, point: Point) -> 
     assert _starts(stage, operation.server_id) == before
 
 
+PROMISED = [
+    (verb, point)
+    for verb, killed in (
+        (Verb.START, {"accept", "turn-on", "adopt-shape"}),
+        (Verb.REBOOT, {"turn-off"}),
+    )
+    for point in sabotage.points(Verb.RESIZE)
+    if point.step in killed
+]
+"""The rest is as in a resize that never waited."""
+
+
+def _promised(stage: Stage, verb: Verb) -> OperationView:
+    """Have a start or a reboot accepted that is the resize which waited for it."""
+    stage.accept(Verb.RESIZE)  # there is one, without snapshots, that rests
+    stage.recover()
+    assert stage.standing is not None
+    if servers.get(stage.standing).status is Status.STOPPED:
+        stage.do(Verb.START)
+    if servers.get(stage.standing).vcpus == 1:
+        stage.do(Verb.RESIZE, ResizeRequest(vcpus=2))
+    memory = 192 if servers.get(stage.standing).memory_mib > 700 else 1400
+    body = ResizeRequest(memory_mib=memory, vcpus=1, defer=True)
+    assert stage.request(Verb.RESIZE, stage.standing, body).deferred
+    if verb is Verb.START:
+        stage.do(Verb.STOP)
+    operation = stage.request(verb, stage.standing, None)
+    assert operation.verb is Verb.RESIZE
+    return operation
+
+
+@pytest.mark.parametrize(("verb", "point"), PROMISED, ids=str)
+def test_killed_resize_that_had_waited_is_resumed(stage: Stage, verb: Verb, point: Point) -> None:
+    operation = _promised(stage, verb)
+    before = _starts(stage, operation.server_id)
+    assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
+    stage.recover()
+    _settled(stage, operation, status=Status.ACTIVE, phase="succeeded")
+    server = servers.get(operation.server_id)
+    assert (server.vcpus, server.memory_mib in {192, 1400}) == (1, True)
+    assert (server.conditions, server.pending_resize) == ([], None)
+    if verb is Verb.REBOOT:
+        assert _starts(stage, operation.server_id) == before + 1, "interrupted once"
+
+
+@pytest.mark.parametrize("point", sabotage.undo_points(Verb.RESIZE, "adopt-shape")[:2], ids=str)
+def test_killed_undo_of_a_start_that_is_a_resize(stage: Stage, point: Point) -> None:
+    operation = _promised(stage, Verb.START)
+    assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
+    stage.recover()
+    _settled(stage, operation, status=Status.STOPPED, phase="failed")
+
+
 @pytest.mark.parametrize("verb", list(Verb))
 def test_matrix_has_every_journaled_step(stage: Stage, verb: Verb) -> None:
     operation = stage.accept(verb)

@@ -27,6 +27,7 @@ ROUTES_OF_A_SERVER = [
     ("POST", "/servers/{server}/actions/suspend"),
     ("POST", "/servers/{server}/actions/resume"),
     ("POST", "/servers/{server}/actions/resize"),
+    ("DELETE", "/servers/{server}/pending-resize"),
     ("POST", "/servers/{server}/actions/shelve"),
     ("POST", "/servers/{server}/actions/unshelve"),
     ("POST", "/servers/{server}/actions/migrate"),

@@ -1,0 +1,24 @@
+"""Keep resizes that wait for a power cycle, and what they will grow by."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0013"
+down_revision = "0010"
+branch_labels = None
+depends_on = None
+
+_GROWTH = ("pending_vcpus", "pending_memory_mib", "pending_disk_gib")
+
+
+def upgrade() -> None:
+    with op.batch_alter_table("servers") as servers:
+        servers.add_column(sa.Column("pending", sa.JSON(), nullable=True))
+        for name in _GROWTH:
+            servers.add_column(sa.Column(name, sa.Integer(), nullable=False, server_default="0"))
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("servers") as servers:
+        for name in ("pending", *_GROWTH):
+            servers.drop_column(name)
