@@ -119,9 +119,16 @@ def test_with_a_power_cycle_if_that_is_allowed(life: Life) -> None:
         life.ask(**wanted)
     assert "cannot be taken from a running guest" in refused.value.detail
     assert life.estate.boot_id(life.server) == boot
-    life.resize(**wanted, allow_power_cycle=True)
+    life.resize(**wanted, defer=True)
+    waits = life.estate.client.get(life.path)
+    assert [one["type"] for one in waits["conditions"]] == ["ReconfigurePendingPowerCycle"]
+    assert life.estate.boot_id(life.server) == boot, "nobody was interrupted"
+    operation = life.estate.act(life.server, "reboot")
+    assert operation["verb"] == "resize"
+    life.done("reboot", operation)
     life.seen(1, 512, 3)
     assert life.estate.boot_id(life.server) != boot
+    assert life.estate.client.get(life.path)["conditions"] == []
     eventually(lambda: life.filesystem() > 2.7, what="the file system")
 
 

@@ -1,5 +1,6 @@
 """Resizes that wait for a power cycle: what is held, what is shown, and who carries them out."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -291,6 +292,23 @@ def test_what_waits_survives_other_verbs_and_ends_with_the_server(life: Waiting)
     assert (life.size, life.held) == ((1, 192), (1, 512, 1))
     life.do(Verb.DELETE)
     assert (life.view.conditions, life.view.pending_resize) == ([], None)
+
+
+def test_a_form_whose_run_has_nothing_to_do(life: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks import operation, step  # noqa: PLC0415 - Prefect's settings come first
+
+    started: list[OperationView] = []
+    monkeypatch.setattr(dispatch, "dispatch", started.append)
+    waits = operation._nothing_to_do(Verb.RESIZE, life.defer(memory_mib=512))
+    assert waits
+    assert waits.over
+    view = life.ask(Verb.REBOOT)
+    over = operation._nothing_to_do(Verb.REBOOT, view)
+    assert over
+    assert started == [view], "the resize is started, as a run of its own"
+    asyncio.run(step.together(over, step.declared("reboot")))
+    assert shape.defined(life.conn, life.server_id)[1] == 192, "and this run does nothing"
+    assert operation._nothing_to_do(Verb.RESIZE, view) is None
 
 
 def test_over_http(api: Api, life: Waiting, started: list[UUID]) -> None:
