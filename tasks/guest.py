@@ -55,6 +55,7 @@ def spec_of(b: Blueprint, volume: str, disks: Iterable[DataDiskBlueprint]) -> Do
         vcpus=b.vcpus,
         memory_mib=b.memory_mib,
         virt_type=b.host.virt_type,
+        cpu=b.cpu,
         max_vcpus=b.max_vcpus,
         max_memory_mib=b.max_memory_mib,
         disks=(root, *(disk_spec(b, disk) for disk in disks)),

@@ -10,10 +10,13 @@ from innkeeper.configuration import login
 from innkeeper.domain import maintenance
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import POOL
+from innkeeper.domain.resizing import Shape
 from innkeeper.domain.specs import ResizeRequest
+from innkeeper.domain.tuning import told
 from innkeeper.errors import InnkeeperError, PermanentError
-from innkeeper.hypervisor import agent, guest, shape, storage
+from innkeeper.hypervisor import agent, cpu, guest, shape, storage
 from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.cpu import Tuning
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.services import journal, pending, servers
 from innkeeper.services.blueprint import Blueprint
@@ -123,6 +126,30 @@ def reshape(b: Blueprint) -> str:
 def shape_back(b: Blueprint) -> str:
     """Define the domain with the shape that it had, or has by now for good."""
     return "adopted: kept" if _adopted(b) else define_on(b, b.root_volume)
+
+
+@step("tune-cpu")
+def tune_cpu(b: Blueprint) -> str:
+    """Give the running guest its weight, its limit and its place on the host's CPUs."""
+    return _tune(b, b.way.before, b.way.after)
+
+
+@tune_cpu.undone_by
+def tune_cpu_back(b: Blueprint) -> str:
+    """Have weight, limit and place as they were."""
+    return "adopted: kept" if _adopted(b) else _tune(b, b.way.after, b.way.before)
+
+
+def _tune(b: Blueprint, old: Shape, new: Shape) -> str:
+    if _cycles(b) or old.cpu == new.cpu:
+        return "nothing to do while it runs"
+    if not _runs(b):
+        return LATER
+    if b.host.simulated:
+        return "simulated"
+    cpu.tune(connect(b.host.uri), b.server_id, Tuning.of(new.cpu))
+    subjects = ("CPU shares", "CPU limit", "CPU pinning")
+    return ", ".join(f"{subject}: {told(new.cpu, subject, new.vcpus)}" for subject in subjects)
 
 
 @step("balloon")

@@ -34,7 +34,7 @@ from innkeeper.domain.specs import (
     SuspendRequest,
     UnshelveRequest,
 )
-from innkeeper.services import accept, consoles, pending, servers
+from innkeeper.services import accept, consoles, hostcheck, pending, servers
 from innkeeper.services.views import OperationView, Page, Principal, ServerView
 
 router = APIRouter(prefix="/servers", tags=["servers"], route_class=GuardedRoute)
@@ -173,6 +173,7 @@ def ask(
     idempotency_key: str | None,
 ) -> OperationView:
     """Have a verb accepted and started, and point to its operation."""
+    hostcheck.require_role(principal.role, body)
     operation = accept.request(
         verb,
         server_id,

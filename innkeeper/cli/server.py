@@ -374,6 +374,7 @@ def _details(server: ServerView) -> list[tuple[str, object]]:
         ("host", server.host),
         ("image", server.image),
         ("plan", f"{server.plan} ({size})"),
+        ("cpu", ", ".join(f"{name} {value}" for name, value in server.cpu.items()) or None),
         *(
             ("data disk", f"{disk.name}, {disk.size_gib} GiB, {disk.device}")
             for disk in server.disks

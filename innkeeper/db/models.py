@@ -158,6 +158,7 @@ class Server(Base):
     maintenance_window: Mapped[str | None] = mapped_column(String(32), default=None)
     reserved: Mapped[bool] = mapped_column(default=True)
     placed: Mapped[bool] = mapped_column(default=True)  # takes of its host: not when shelved
+    cpu: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)  # its fine print
     # A resize that waits for a power cycle, and what it will grow by: that is held already.
     pending: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
     pending_vcpus: Mapped[int] = mapped_column(default=0)

@@ -104,6 +104,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
     Verb.RESIZE: (
         "turn-off",
         "reshape",
+        "tune-cpu",
         "balloon",
         "grow-disk",
         "expand",

@@ -44,6 +44,7 @@ from innkeeper.services import (
     attachments,
     cloning,
     events,
+    hostcheck,
     layering,
     migrating,
     pending,
@@ -269,6 +270,7 @@ def request(
         )
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
+    hostcheck.require_possible(server_id, body, project_id)
     with verifying.giving_way(dry_run=foresight.dry_run), transaction() as session:
         if verb in _RESERVING:
             layering.lock_quota(session, server_id)

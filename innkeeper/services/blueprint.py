@@ -132,6 +132,7 @@ class Blueprint:
     shelf: ShelfBlueprint | None = None
     born_of: str = ""
     on_host: bool = True
+    cpu: dict[str, Any] = field(default_factory=dict)
     data: DataDisks = field(default_factory=DataDisks)
     roles: tuple[RoleRequest, ...] = field(default=(), repr=False)
     user_data: str | None = field(default=None, repr=False)

@@ -65,6 +65,7 @@ def _filled(pending: dict[str, Any], how: PendingResizeRequest) -> PendingResize
             "vcpus": after.vcpus,
             "memory_mib": after.memory_mib,
             "disk_gib": after.disk_gib,
+            "fine": after.cpu,
             "plan_id": pending["plan_id"],
             "expand": pending["expand"],
         }

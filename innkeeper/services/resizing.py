@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import Host, Operation, Plan, Project, Server, Snapshot, now
-from innkeeper.domain import maintenance
+from innkeeper.domain import maintenance, tuning
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.placement import Demand
@@ -42,6 +42,7 @@ def shape_of(server: Server) -> Shape:
         server.disk_gib,
         max(server.max_vcpus or 0, server.vcpus),
         max(server.max_memory_mib or 0, server.memory_mib),
+        dict(server.cpu),
     )
 
 
@@ -60,9 +61,9 @@ def give(server: Server, shape: Shape) -> None:
         setattr(server, name, value)
 
 
-def fresh_shape(size: Demand, host: Host) -> Shape:
+def fresh_shape(size: Demand, host: Host, cpu: dict[str, Any] | None = None) -> Shape:
     """Return the shape that a guest of this size is started with on a host."""
-    return Room(host.vcpus, settings().memory_headroom).shape(size)
+    return Room(host.vcpus, settings().memory_headroom).shape(size, cpu)
 
 
 def way(operation: Operation) -> Resize | None:
@@ -96,7 +97,8 @@ def prepare(
     wanted, plan = _wanted(session, server, body)
     replaced = let_go(server)
     room = Room(host.vcpus, settings().memory_headroom)
-    found = resize(shape_of(server), wanted, room, runs=server.status == Status.ACTIVE)
+    runs = server.status == Status.ACTIVE
+    found = resize(shape_of(server), wanted, room, runs=runs, cpu=_fine(server, body))
     refuse_under_memory(session, server, found)
     ends: dict[str, Any] = {}
     if isinstance(body, PendingResizeRequest):
@@ -152,8 +154,8 @@ def _wanted(session: Session, server: Server, body: ResizeRequest) -> tuple[Dema
     if isinstance(body, PendingResizeRequest) and body.vcpus and body.memory_mib and body.disk_gib:
         plan = session.get(Plan, UUID(body.plan_id)) if body.plan_id else None
         return Demand(body.vcpus, body.memory_mib, body.disk_gib), plan
-    if (body.plan, body.vcpus, body.memory_mib, body.disk_gib) == (None,) * 4:
-        raise InvalidRequest("A resize needs a plan, vCPUs, memory or a disk to go to.")
+    if (body.plan, body.vcpus, body.memory_mib, body.disk_gib, body.cpu) == (None,) * 5:
+        raise InvalidRequest("A resize needs a plan, vCPUs, memory, a disk or a CPU to go to.")
     if body.plan is None:
         if body.memory_mib is not None:
             _check_memory(session, body.memory_mib)
@@ -174,6 +176,13 @@ def _wanted(session: Session, server: Server, body: ResizeRequest) -> tuple[Dema
         raise NotFound(f"There is no plan '{body.plan}': see `innkeeper plan list`.")
     disk = body.disk_gib or max(server.disk_gib, plan.disk_gib)
     return Demand(plan.vcpus, plan.memory_mib, disk), plan
+
+
+def _fine(server: Server, body: ResizeRequest) -> dict[str, Any]:
+    """Return the fine print of the CPU that is asked for."""
+    if isinstance(body, PendingResizeRequest) and body.fine is not None:
+        return body.fine
+    return tuning.merged(server.cpu, body.cpu)
 
 
 def _check_memory(session: Session, memory_mib: int) -> None:

@@ -81,6 +81,7 @@ def _view(row: Row[Any], data: list[DiskView]) -> ServerView:
         vcpus=server.vcpus,
         memory_mib=server.memory_mib,
         disk_gib=server.disk_gib,
+        cpu=dict(server.cpu),
         address=ip,
         mac=mac,
         edge_address=host.edge_address if host else None,

@@ -70,6 +70,7 @@ class ServerView(View):
     vcpus: int
     memory_mib: int
     disk_gib: int
+    cpu: dict[str, int | str] = Field(default_factory=dict)
     address: str | None
     mac: str | None
     edge_address: str | None

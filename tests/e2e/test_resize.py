@@ -1,8 +1,12 @@
 """Resizing a guest that tells its size from inside; the tests are one life, in their order."""
 
+import os
+import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +73,38 @@ class Life:
         assert memory_mib * 0.7 < self.memory() < memory_mib
         assert self.disk() == disk_gib
 
+    def tasks(self) -> dict[str, Path]:
+        """Return the threads that run its vCPUs, as the host's kernel shows them."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if self.server["id"].encode() not in (process / "cmdline").read_bytes():
+                    continue
+                for task in (process / "task").iterdir():
+                    if (name := (task / "comm").read_text().strip()).startswith("CPU "):
+                        found[name] = task
+        return found
+
+    def runs_on(self) -> set[frozenset[int]]:
+        """Return on which CPUs the host's kernel lets its vCPUs."""
+        tasks = self.tasks().values()
+        return {frozenset(os.sched_getaffinity(int(task.name))) for task in tasks}
+
+    def busy(self, seconds: float = 4.0) -> float:
+        """Return how many of a host's CPUs its busiest vCPU takes."""
+        tasks = self.tasks()
+
+        def ticks() -> dict[str, int]:
+            fields = {
+                n: (t / "stat").read_text().rpartition(")")[2].split() for n, t in tasks.items()
+            }
+            return {name: int(there[11]) + int(there[12]) for name, there in fields.items()}
+
+        before, begun = ticks(), time.monotonic()
+        time.sleep(seconds)
+        after, took = ticks(), time.monotonic() - begun
+        return max(after[n] - before[n] for n in before) / os.sysconf("SC_CLK_TCK") / took
+
     def count(self) -> tuple[int, str]:
         """Return how far the counting process is, and its id."""
         number, process = self.sh(f"cat {COUNT}").split()
@@ -112,6 +148,23 @@ def test_live_as_it_was_planned_and_a_process_goes_on(life: Life) -> None:
         life.estate.client.post(f"{life.path}/actions/resize", wanted, plan=plan["digest"])
 
 
+def test_weight_limit_and_place_while_it_runs(life: Life) -> None:
+    boot = life.estate.boot_id(life.server)
+    life.sh("(trap '' HUP; while :; do :; done) >/dev/null 2>&1 </dev/null & echo $! > /run/busy")
+    free = life.busy()
+    life.resize(cpu={"shares": 300, "limit": 5, "pin": "1"})
+    bound = life.busy()
+    print(f"a busy vCPU takes {free:.2f} CPUs, with a limit of 5 % {bound:.2f}")  # noqa: T201
+    assert bound < 0.07 < free
+    assert life.runs_on() == {frozenset({1})}
+    assert life.server["cpu"] == {"shares": 300, "limit": 5, "pin": "1"}
+    life.resize(cpu={"limit": 0, "pin": ""})
+    assert life.busy() > 0.07
+    assert life.runs_on() == {frozenset({0, 1})}
+    life.sh("kill -9 $(cat /run/busy)")
+    assert life.estate.boot_id(life.server) == boot
+
+
 def test_with_a_power_cycle_if_that_is_allowed(life: Life) -> None:
     boot = life.estate.boot_id(life.server)
     wanted = {"vcpus": 1, "memory_mib": 512, "disk_gib": 3}
@@ -143,13 +196,21 @@ def test_while_it_is_stopped(life: Life) -> None:
 
 def test_a_killed_power_cycle_is_resumed(life: Life) -> None:
     life.estate.stop_worker()
-    operation = life.ask(vcpus=2, memory_mib=192, allow_power_cycle=True)
+    operation = life.ask(
+        vcpus=2,
+        memory_mib=192,
+        allow_power_cycle=True,
+        cpu={"sockets": 2, "model": "qemu64"},
+    )
     doomed = life.estate.doomed_worker("resize", "turn-on", "before")
     eventually(lambda: doomed.poll() is not None, seconds=DEATH_SECONDS, what="the kill")
     assert doomed.returncode == -signal.SIGKILL
     life.estate.start_worker()
     life.done("resumed", operation)
     life.seen(2, 192, 4)
+    cpuinfo = life.sh("cat /proc/cpuinfo")
+    assert len(set(re.findall(r"physical id\s*: (\d+)", cpuinfo))) == 2, "two sockets"
+    assert "QEMU Virtual CPU" in cpuinfo, "of that model"
 
 
 def test_layers_of_other_sizes_are_reverted_to_and_merged(life: Life) -> None:

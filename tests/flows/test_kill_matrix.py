@@ -54,6 +54,7 @@ from innkeeper.domain.specs import (
     VerifySnapshotRequest,
 )
 from innkeeper.domain.steps import STEPS
+from innkeeper.domain.tuning import CpuTuning
 from innkeeper.hypervisor import disks as adapter
 from innkeeper.hypervisor import guest, network, shape, storage
 from innkeeper.hypervisor.connection import connect, forget
@@ -213,6 +214,7 @@ class Stage:
                 vcpus=1 if now.vcpus > 1 else 2,
                 memory_mib=512 if now.memory_mib < 512 else 192,
                 disk_gib=now.disk_gib + 1,
+                cpu=CpuTuning(limit=30 if now.cpu.get("limit") == 60 else 60),
                 allow_power_cycle=True,
             )
         if verb in {Verb.REVERT, Verb.VERIFY_SNAPSHOT}:
@@ -419,6 +421,9 @@ def _agreed(conn: libvirt.virConnect, server_id: UUID) -> None:
     """Assert that a server has one size, wherever one looks."""
     server = servers.get(server_id)
     assert shape.defined(conn, server_id)[:2] == (server.vcpus, server.memory_mib)
+    xml = conn.lookupByUUIDString(str(server_id)).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    limit = server.cpu.get("limit")
+    assert (f"<quota>{limit}000</quota>" in xml) if limit else ("<quota>" not in xml)
     if server.status is Status.ACTIVE:
         assert shape.vcpus(conn, server_id) == server.vcpus
         assert shape.memory_mib(conn, server_id) == server.memory_mib
@@ -528,7 +533,8 @@ def _live(stage: Stage) -> OperationView:
     least = ResizeRequest(vcpus=1, memory_mib=192, allow_power_cycle=True)
     if (now := servers.get(stage.standing)).vcpus > 1 or now.memory_mib > least.memory_mib:
         stage.do(Verb.RESIZE, least)
-    body = ResizeRequest(vcpus=3, memory_mib=300, disk_gib=now.disk_gib + 1)
+    limit = CpuTuning(limit=50 if now.cpu.get("limit") == 70 else 70)
+    body = ResizeRequest(vcpus=3, memory_mib=300, disk_gib=now.disk_gib + 1, cpu=limit)
     return stage.accept(Verb.RESIZE, body)
 
 

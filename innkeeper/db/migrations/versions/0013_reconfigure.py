@@ -1,4 +1,4 @@
-"""Keep resizes that wait for a power cycle, and what they will grow by."""
+"""Keep resizes that wait for a power cycle, what they will grow by, and the CPU's fine print."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -13,6 +13,7 @@ _GROWTH = ("pending_vcpus", "pending_memory_mib", "pending_disk_gib")
 
 def upgrade() -> None:
     with op.batch_alter_table("servers") as servers:
+        servers.add_column(sa.Column("cpu", sa.JSON(), nullable=False, server_default="{}"))
         servers.add_column(sa.Column("pending", sa.JSON(), nullable=True))
         for name in _GROWTH:
             servers.add_column(sa.Column(name, sa.Integer(), nullable=False, server_default="0"))
@@ -20,5 +21,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     with op.batch_alter_table("servers") as servers:
-        for name in ("pending", *_GROWTH):
+        for name in ("cpu", "pending", *_GROWTH):
             servers.drop_column(name)
