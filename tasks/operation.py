@@ -16,7 +16,7 @@ from innkeeper.domain.lifecycle import ARRIVALS, Phase, Verb
 from innkeeper.domain.specs import ServerRequest
 from innkeeper.domain.steps import is_at_new_host
 from innkeeper.errors import ClaimLost, HostUnreachable, InnkeeperError, InvalidRequest
-from innkeeper.services import accept, journal, operations, projects, servers
+from innkeeper.services import accept, journal, operations, projects, resources, servers
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 from tasks.shown import only_shown
@@ -86,10 +86,12 @@ async def operation(
     try:
         yield claim
         await asyncio.to_thread(journal.complete, claim)
+        await _go_on(claim)
     except ClaimLost:
         raise
     except Exception as error:
         await _undo(claim, error)
+        await _go_on(claim)
         raise
     finally:
         beat.cancel()
@@ -123,6 +125,16 @@ async def _undo(claim: Claim, error: Exception) -> None:
         except Exception:
             logger.exception("The undo of step '%s' failed; reconcile will reap it.", begun.name)
     await asyncio.to_thread(journal.undone, claim)
+
+
+async def _go_on(claim: Claim) -> None:
+    """Begin the operation that follows on this one; else reconcile does."""
+    try:
+        view = await asyncio.to_thread(resources.pursue, claim.server_id)
+        if view and (flow_run_id := await asyncio.to_thread(dispatch.dispatch, view)):
+            await asyncio.to_thread(operations.mark_dispatched, view.id, view.attempt, flow_run_id)
+    except Exception:  # noqa: BLE001 - this operation has ended, well or badly: that stands
+        get_run_logger().exception("What follows is left to reconcile.")
 
 
 async def _beat(claim: Claim) -> None:

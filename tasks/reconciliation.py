@@ -24,6 +24,7 @@ from innkeeper.services import (
     operations,
     pending,
     reconcile,
+    resources,
     shelves,
     snapshots,
     survey,
@@ -102,6 +103,15 @@ def carry_out_waiting() -> list[str]:
     return started
 
 
+def pursue_wanted() -> int:
+    """Go on with wanted resources where the run before could not; return how many operations."""
+    begun = [view for server_id in resources.unfinished() if (view := resources.pursue(server_id))]
+    for view in begun:
+        if flow_run_id := dispatch.dispatch(view):
+            operations.mark_dispatched(view.id, view.attempt, flow_run_id)
+    return len(begun)
+
+
 def mend_host(host_id: UUID) -> list[Finding]:
     """Adopt power changes, reap orphans and load a strayed edge; return what is worth showing."""
     try:
@@ -152,6 +162,7 @@ async def revive_operations() -> None:
     started = await asyncio.to_thread(dispatch_waiting)
     if started:
         logger.info("%d waiting operations were started", started)
+    await asyncio.to_thread(pursue_wanted)
     await asyncio.to_thread(revive_imports)
     await asyncio.to_thread(revive_drains)
 

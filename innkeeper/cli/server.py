@@ -27,6 +27,7 @@ from innkeeper.cli.options import (
 )
 from innkeeper.cli.output import Format
 from innkeeper.cli.resize import cancel_resize, change, resize
+from innkeeper.cli.resources import resources
 from innkeeper.domain.lifecycle import Status
 from innkeeper.services.conditions import PendingResizeView
 from innkeeper.services.views import ServerView
@@ -35,6 +36,7 @@ app = typer.Typer(no_args_is_help=True, help="Servers: create, look at, operate,
 app.command()(create)
 app.command()(resize)
 app.command("cancel-resize")(cancel_resize)
+app.command()(resources)
 app.command()(migrate)
 app.command("set")(change)
 app.command()(clone)

@@ -164,6 +164,8 @@ class Server(Base):
     pending_vcpus: Mapped[int] = mapped_column(default=0)
     pending_memory_mib: Mapped[int] = mapped_column(default=0)
     pending_disk_gib: Mapped[int] = mapped_column(default=0)
+    # What somebody wants of its resources, while operations lead there.
+    wanted: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
     request: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
     user_data: Mapped[str | None] = mapped_column(
         EncryptedText, default=None, deferred=True, deferred_group="secrets"

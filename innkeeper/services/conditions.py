@@ -18,7 +18,7 @@ class View(BaseModel):
 class ConditionView(View):
     """Something that stands out of a server's state, and since when."""
 
-    type: Literal["ReconfigurePendingPowerCycle"]
+    type: Literal["ReconfigurePendingPowerCycle", "ResourcesPending"]
     since: datetime
     message: str
 

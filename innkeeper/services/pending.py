@@ -109,8 +109,26 @@ def _why(obstacles: dict[str, str]) -> str:
 
 
 def conditions(server: Server) -> list[ConditionView]:
-    """Return what stands out of a server's state: that a resize waits, and for what."""
-    if server.pending is None or server.status in {Status.DELETED, Status.ERROR}:
+    """Return what stands out of a server's state: that a resize waits, that more is wanted."""
+    if server.status in {Status.DELETED, Status.ERROR}:
+        return []
+    return [*_waiting(server), *_wanted(server)]
+
+
+def _wanted(server: Server) -> list[ConditionView]:
+    if server.wanted is None:
+        return []
+    return [
+        ConditionView(
+            type="ResourcesPending",
+            since=datetime.fromisoformat(server.wanted["since"]),
+            message="It does not have all wanted resources yet: one operation follows another.",
+        )
+    ]
+
+
+def _waiting(server: Server) -> list[ConditionView]:
+    if server.pending is None:
         return []
     waits_for = "a start or a reboot that somebody asks for"
     if server.maintenance_window:
@@ -127,7 +145,7 @@ def conditions(server: Server) -> list[ConditionView]:
 
 def shown(server: Server) -> PendingResizeView | None:
     """Return the resize that waits as people see it."""
-    if not conditions(server) or server.pending is None:
+    if server.pending is None or server.status in {Status.DELETED, Status.ERROR}:
         return None
     way = resizing.way_of(server.pending)
     return PendingResizeView(

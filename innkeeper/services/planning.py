@@ -167,11 +167,29 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
             interruption=plan.interruption,
             host=_host(session, server, verb, back),
             quota=_quota(session, server, back, seen),
-            warnings=list(plan.warnings),
+            warnings=[*plan.warnings, *_margins(session, server, verb)],
             steps=list(STEPS[verb]),
             digest=planning.digest(verb, facts),
         )
     )
+
+
+_TAKING = frozenset(
+    {
+        *(Verb.CREATE, Verb.CLONE, Verb.UNSHELVE, Verb.MIGRATE, Verb.RESIZE),
+        *(Verb.ATTACH_DISK, Verb.GROW_DISK),
+    }
+)
+"""Verbs that may take more of a host."""
+
+
+def _margins(session: Session, server: Server, verb: Verb) -> list[str]:
+    """Warn of a host of which so much is taken then that it is worth a look."""
+    subject = server.other_host_id or server.host_id
+    if verb not in _TAKING:
+        return []
+    hosts = reservations.capacities(session, lock=False)
+    return [warning for host in hosts if host.host_id == subject for warning in host.warnings]
 
 
 def _erased(world: World) -> int:

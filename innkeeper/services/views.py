@@ -213,6 +213,14 @@ class ChangePlan(View):
     digest: str
 
 
+class ResourcesView(View):
+    """What becomes of wanted resources; without a change, the server has (or would get) them."""
+
+    changed: bool
+    operation: OperationView | None = None
+    plans: list[ChangePlan] = Field(default_factory=list)
+
+
 class HostView(View):
     """A host, its size and what is reserved of it."""
 
@@ -274,13 +282,19 @@ class Size(View):
 
 
 class HostAllocation(View):
-    """A host's size with overcommit, what servers hold of it, and what is left."""
+    """A host's size with overcommit, what servers hold of it, and what is left.
+
+    `margin` is what is left before more than the usual part of memory or disk is taken: beyond it
+    nothing is refused, but `warnings` say so.
+    """
 
     name: str
     enabled: bool
     limit: Size
     allocated: Size
     free: Size
+    margin: Size
+    warnings: list[str] = Field(default_factory=list)
 
 
 class ResourceLimits(View):

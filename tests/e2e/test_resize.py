@@ -213,6 +213,29 @@ def test_a_killed_power_cycle_is_resumed(life: Life) -> None:
     assert "QEMU Virtual CPU" in cpuinfo, "of that model"
 
 
+def test_all_that_is_wanted_at_once_and_nothing_twice(life: Life) -> None:
+    path, size = f"{life.path}/resources", {"vcpus": 2, "memory_mib": 192, "disk_gib": 4}
+    fine = {"sockets": 2, "model": "qemu64"}
+    disk = {"name": unique("data"), "size_gib": 1}
+
+    def put(**fields: Any) -> None:
+        begun = life.estate.client.put(path, size | fields)
+        assert begun["changed"]
+        eventually(lambda: not life.estate.server(life.server)["conditions"], what="all of it")
+        assert life.estate.audit() == []
+        assert not life.estate.client.put(path, size | fields)["changed"], "it is done once"
+
+    put(cpu=fine | {"limit": 80, "shares": 300}, disks=[disk])
+    there = life.estate.server(life.server)
+    assert (there["cpu"]["limit"], [one["name"] for one in there["disks"]]) == (80, [disk["name"]])
+    serial = there["disks"][0]["device"].rpartition("virtio-")[2]
+    find = f"for d in /sys/block/vd*; do grep -q {serial} $d/serial && cat $d/size; done; true"
+    assert life.sh(find) == str(2**21)
+    put(cpu=fine | {"shares": 300}, disks=[], remove_disks="delete")
+    assert life.estate.server(life.server)["disks"] == []
+    assert life.sh(find) == ""
+
+
 def test_layers_of_other_sizes_are_reverted_to_and_merged(life: Life) -> None:
     snapshots = f"{life.path}/snapshots"
     life.sh("dd if=/dev/urandom of=/root/kept bs=1M count=4 2>/dev/null; sync")

@@ -28,6 +28,7 @@ ROUTES_OF_A_SERVER = [
     ("POST", "/servers/{server}/actions/resume"),
     ("POST", "/servers/{server}/actions/resize"),
     ("DELETE", "/servers/{server}/pending-resize"),
+    ("PUT", "/servers/{server}/resources"),
     ("POST", "/servers/{server}/actions/shelve"),
     ("POST", "/servers/{server}/actions/unshelve"),
     ("POST", "/servers/{server}/actions/migrate"),
@@ -104,6 +105,7 @@ BODIES: dict[str, Any] = {
     "/servers/{server}/actions/attach-disk": {"name": "d", "size_gib": 1},
     "/servers/{server}/actions/detach-disk": {"disk": "d"},
     "/servers/{server}/actions/grow-disk": {"disk": "d", "size_gib": 2},
+    "/servers/{server}/resources": {"vcpus": 1, "memory_mib": 192, "disk_gib": 1},
     "/hosts/{id}": {},
     "/projects/{id}/quota": {},
     "/snapshot-policies": {"name": "p", "schedule": "daily:1"},
@@ -135,7 +137,7 @@ def test_a_foreign_id_is_not_found(api: Api) -> None:
         "project": str(api.project_id),
     }
     for method, path in ROUTES_OF_A_SERVER:
-        body = BODIES.get(path) if method == "POST" else None
+        body = BODIES.get(path) if method in {"POST", "PUT"} else None
         foreign = problem(api(method, path.format(**ids), "stranger", json=body), 404, "not-found")
         unknown = {name: str(uuid4()) for name in ids}
         answer = api(method, path.format(**unknown), "stranger", json=body)

@@ -15,11 +15,12 @@ def upgrade() -> None:
     with op.batch_alter_table("servers") as servers:
         servers.add_column(sa.Column("cpu", sa.JSON(), nullable=False, server_default="{}"))
         servers.add_column(sa.Column("pending", sa.JSON(), nullable=True))
+        servers.add_column(sa.Column("wanted", sa.JSON(), nullable=True))
         for name in _GROWTH:
             servers.add_column(sa.Column(name, sa.Integer(), nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
     with op.batch_alter_table("servers") as servers:
-        for name in ("cpu", "pending", *_GROWTH):
+        for name in ("cpu", "pending", "wanted", *_GROWTH):
             servers.drop_column(name)
