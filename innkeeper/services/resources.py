@@ -11,13 +11,13 @@ from uuid import UUID, uuid4
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import DataDisk, Server, now
+from innkeeper.db.models import DataDisk, Operation, Server, now
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.wanted import ResourcesRequest, Step, difference
-from innkeeper.errors import Conflict, InnkeeperError, NotFound
-from innkeeper.services import accept, events, hostcheck, verifying
+from innkeeper.errors import Conflict, InnkeeperError, NotFound, TransientError
+from innkeeper.services import accept, events, hostcheck, operations, verifying
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import ChangePlan, OperationView, Role
 
@@ -78,15 +78,18 @@ def put(
 ) -> OperationView | None:
     """Have a server get what is wanted; return the first operation, None: it has all of it.
 
-    What would be refused is refused before anything is begun.
+    Asked for again meanwhile, it is the operation that is at work. What would be refused is refused
+    before anything is begun.
 
     Raises:
         NotFound, Conflict, InvalidRequest, Forbidden, …: nothing is begun.
     """
     plain = wanted.model_dump(mode="json")
-    with transaction() as session:
+    with verifying.giving_way(dry_run=False), transaction() as session:
         server = _locked(session, server_id, project_id)
         if server.operation_id is not None:
+            if server.wanted and server.wanted["request"] == plain:
+                return operations.view(session, session.get_one(Operation, server.operation_id))
             raise verifying.holder(session, server)
     if not plan(server_id, wanted, project_id=project_id, actor=actor, role=role):
         return None
@@ -126,8 +129,8 @@ def pursue(server_id: UUID) -> OperationView | None:
         identifier = server.wanted["id"]
     try:
         return _next(server_id)
-    except verifying.ServerBusy:
-        return None
+    except (verifying.ServerBusy, TransientError):
+        return None  # later
     except InnkeeperError as refused:
         _forget(server_id, identifier, str(refused))
         return None

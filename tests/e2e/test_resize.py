@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,25 @@ def test_a_memory_stands_in_the_way_of_another_memory_only(life: Life) -> None:
     life.resize(memory_mib=256)
     life.done("reboot", life.estate.act(life.server, "reboot"))
     life.seen(2, 256, 7)
+
+
+def test_what_waits_is_done_when_the_window_opens(life: Life) -> None:
+    boot = life.estate.boot_id(life.server)
+    operation = life.ask(cpu={"sockets": 0, "model": ""}, defer=True)
+    assert operation["deferred"]
+    life.estate.reconcile()
+    assert life.estate.boot_id(life.server) == boot, "it has no window"
+    hour = timedelta(hours=1)
+    window = f"daily {datetime.now(UTC) - hour:%H:%M}-{datetime.now(UTC) + hour:%H:%M}"
+    life.estate.client.patch(life.path, {"maintenance_window": window})
+    life.estate.reconcile()
+    query = {"server_id": life.server["id"], "limit": 1}
+    (resized,) = life.estate.client.items("/operations", **query)
+    assert (resized["verb"], resized["actor"]) == ("resize", "maintenance-window")
+    life.done("in its window", resized)
+    assert (life.server["cpu"], life.server["conditions"]) == ({"shares": 300}, [])
+    assert life.estate.boot_id(life.server) != boot
+    assert "QEMU Virtual CPU" not in life.sh("cat /proc/cpuinfo")
 
 
 def test_a_rebuild_keeps_the_size(life: Life) -> None:

@@ -55,6 +55,7 @@ from innkeeper.domain.specs import (
 )
 from innkeeper.domain.steps import STEPS
 from innkeeper.domain.tuning import CpuTuning
+from innkeeper.domain.wanted import ResourcesRequest, WantedDisk
 from innkeeper.hypervisor import disks as adapter
 from innkeeper.hypervisor import guest, network, shape, storage
 from innkeeper.hypervisor.connection import connect, forget
@@ -68,6 +69,7 @@ from innkeeper.services import (
     identity,
     operations,
     reconcile,
+    resources,
     servers,
     snapshots,
     survey,
@@ -615,6 +617,33 @@ def test_killed_undo_of_a_start_that_is_a_resize(stage: Stage, point: Point) -> 
     assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
     stage.recover()
     _settled(stage, operation, status=Status.STOPPED, phase="failed")
+
+
+@pytest.mark.parametrize("moment", sabotage.MOMENTS)
+def test_killed_between_the_operations_of_wanted_resources(stage: Stage, moment: str) -> None:
+    stage.accept(Verb.RESIZE)  # there is one, without snapshots, that rests
+    stage.recover()
+    assert stage.standing is not None
+    now = servers.get(stage.standing)
+    had = [WantedDisk(name=one.name, size_gib=one.size_gib) for one in now.disks]
+    disk = WantedDisk(name=f"disk-{uuid4().hex[:8]}", size_gib=1)
+    wanted = ResourcesRequest(
+        vcpus=now.vcpus,
+        memory_mib=now.memory_mib,
+        disk_gib=now.disk_gib + 1,
+        disks=[*had, disk],
+    )
+    first = resources.put(now.id, wanted, project_id=None, actor="tester", role="admin")
+    assert first
+    point = Point(Verb.RESIZE, "complete", moment)
+    assert sabotage.run_and_die(stage.spawn, point, first.id) == -signal.SIGKILL
+    stage.recover()
+    reconciliation.pursue_wanted()
+    stage.recover()
+    _settled(stage, first, status=now.status, phase="succeeded")
+    after = servers.get(now.id)
+    assert (after.disk_gib, len(after.disks)) == (now.disk_gib + 1, len(had) + 1)
+    assert after.conditions == []
 
 
 @pytest.mark.parametrize("verb", list(Verb))

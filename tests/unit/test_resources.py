@@ -110,8 +110,11 @@ def test_one_operation_after_another_and_then_none(life: Life) -> None:
     first = resources.put(life.server_id, asked, **ME)
     assert first
     assert [c.type for c in servers.get(life.server_id).conditions] == ["ResourcesPending"]
+    again = resources.put(life.server_id, asked, **ME)
+    assert again
+    assert again.id == first.id, "it is at work"
     with pytest.raises(ServerBusy):
-        resources.put(life.server_id, asked, **ME)
+        resources.put(life.server_id, wish(vcpus=3), **ME)
     assert finish(life, first) == ["resize", "attach-disk", "attach-disk"]
     assert has(life) == (2, 192, 2, {"data": 2, "logs": 1})
     assert servers.get(life.server_id).cpu == {"limit": 50}
