@@ -4,6 +4,7 @@ What can be undone comes first. A grown disk stays grown and a plugged vCPU stay
 becomes of the rest: the undo of those writes down what is there now.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from innkeeper.configuration import login
@@ -131,23 +132,30 @@ def shape_back(b: Blueprint) -> str:
 @step("tune-cpu")
 def tune_cpu(b: Blueprint) -> str:
     """Give the running guest its weight, its limit and its place on the host's CPUs."""
-    return _tune(b, b.way.before, b.way.after)
+    return _tune(b, b.way.before, b.way.after, None)
 
 
 @tune_cpu.undone_by
 def tune_cpu_back(b: Blueprint) -> str:
     """Have weight, limit and place as they were."""
-    return "adopted: kept" if _adopted(b) else _tune(b, b.way.after, b.way.before)
+    if _adopted(b):
+        return "adopted: kept"
+    return _tune(b, b.way.after, b.way.before, b.step_data.get("shares"))
 
 
-def _tune(b: Blueprint, old: Shape, new: Shape) -> str:
+def _tune(b: Blueprint, old: Shape, new: Shape, usual: int | None) -> str:
+    """Tune the running guest; `usual` is its weight where none is asked for."""
     if _cycles(b) or old.cpu == new.cpu:
         return "nothing to do while it runs"
     if not _runs(b):
         return LATER
     if b.host.simulated:
         return "simulated"
-    cpu.tune(connect(b.host.uri), b.server_id, Tuning.of(new.cpu))
+    connection = connect(b.host.uri)
+    if "shares" not in b.step_data:  # the host's own weight, if nobody asked for one
+        journal.note(b.claim, "tune-cpu", shares=cpu.tuned(connection, b.server_id).shares)
+    wanted = Tuning.of(new.cpu)
+    cpu.tune(connection, b.server_id, replace(wanted, shares=wanted.shares or usual))
     subjects = ("CPU shares", "CPU limit", "CPU pinning")
     return ", ".join(f"{subject}: {told(new.cpu, subject, new.vcpus)}" for subject in subjects)
 

@@ -24,6 +24,7 @@ from innkeeper.hypervisor import cpu as adapter
 from innkeeper.hypervisor import guest
 from innkeeper.hypervisor.xml.element import parse
 from innkeeper.services import accept, hostcheck, servers
+from innkeeper.services.blueprint import HostBlueprint
 
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 BEFORE = Shape(2, 1024, 10, 8, 1024)
@@ -146,6 +147,18 @@ def test_a_failure_brings_the_old_fine_print_back(life: Tuned, failing: str) -> 
     assert life.tune(limit=70, pin="0", failing=failing) is Phase.FAILED
     assert servers.get(life.server_id).cpu == {"limit": 20}
     assert life.defined()["quota"] == "20000"
+
+
+@sqlite
+def test_an_undo_gives_the_running_guest_the_weight_of_its_host_back(
+    life: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = [adapter.Tuning(1024, None, None)]
+    monkeypatch.setattr(HostBlueprint, "simulated", False)
+    monkeypatch.setattr(adapter, "tuned", lambda *_: adapter.Tuned(running[-1].shares or 0, -1, ()))
+    monkeypatch.setattr(adapter, "tune", lambda _conn, _id, wanted: running.append(wanted))
+    assert life.tune(shares=9, limit=50, failing="tune-cpu") is Phase.FAILED
+    assert running[1:] == [adapter.Tuning(9, 50, None), adapter.Tuning(1024, None, None)]
 
 
 @sqlite
