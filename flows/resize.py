@@ -14,6 +14,7 @@ from tasks.resize import (
     plug_vcpus,
     reshape,
     set_memory,
+    tune_cpu,
     turn_off,
     turn_on,
 )
@@ -30,7 +31,7 @@ async def resize_server(
     """Give a server another size: live where it can be, else with a power cycle if that is allowed.
 
     Args:
-        request: a plan, or vCPUs, memory and disk.
+        request: a plan, or vCPUs, memory and disk, and the fine print of its CPU.
         server: name or id of the server; fill this in when starting from the Prefect UI.
         operation_id: set by API and CLI, whose request is accepted already; leave empty here.
         project: name of the project that owns the server.
@@ -39,5 +40,7 @@ async def resize_server(
         Verb.RESIZE, request, operation_id, server=server, project=project
     ) as claim:
         await turn_off(claim)
-        await together(claim, reshape, set_memory, grow_disk, expand_filesystem, plug_vcpus)
+        await together(
+            claim, reshape, tune_cpu, set_memory, grow_disk, expand_filesystem, plug_vcpus
+        )
         await together(claim, turn_on, adopt_shape)

@@ -75,7 +75,8 @@ def deployment_name(verb: Verb) -> str:
 class Claim(BaseModel, frozen=True):
     """What a flow run holds: one attempt of one operation on one server.
 
-    `attempt` is the fencing token: a step whose attempt is no longer current does nothing.
+    `attempt` is the fencing token: a step whose attempt is no longer current does nothing. `over`
+    is the claim of a run that has nothing to do: what it asked for is done, or another run's.
     """
 
     operation_id: UUID
@@ -83,4 +84,5 @@ class Claim(BaseModel, frozen=True):
     verb: Verb
     attempt: int
     undoing: bool = False
+    over: bool = False
     actor: str = "system"

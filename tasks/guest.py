@@ -77,6 +77,7 @@ def spec_of(
         vcpus=b.vcpus,
         memory_mib=b.memory_mib,
         virt_type=b.host.virt_type,
+        cpu=b.cpu,
         max_vcpus=b.max_vcpus,
         max_memory_mib=b.max_memory_mib,
         disks=(root, *(disk_spec(b, disk) for disk in disks)),

@@ -10,12 +10,14 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 from pydantic import BaseModel
 
+from innkeeper import dispatch
 from innkeeper.contracts import Claim
-from innkeeper.domain.lifecycle import ARRIVALS, Verb
+from innkeeper.domain.lifecycle import ARRIVALS, Phase, Verb
 from innkeeper.domain.specs import ServerRequest
 from innkeeper.domain.steps import is_at_new_host
 from innkeeper.errors import ClaimLost, HostUnreachable, InnkeeperError, InvalidRequest
-from innkeeper.services import accept, journal, operations, projects, servers
+from innkeeper.services import accept, journal, operations, projects, resources, servers
+from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 from tasks.shown import only_shown
 from tasks.step import UndoResumed, declared
@@ -23,7 +25,9 @@ from tasks.step import UndoResumed, declared
 FORM_ACTOR = "prefect-ui"
 
 
-def _accept(verb: Verb, request: BaseModel | None, server: str | None, project: str) -> UUID:
+def _accept(
+    verb: Verb, request: BaseModel | None, server: str | None, project: str
+) -> OperationView:
     """Bring a run that was started in the Prefect UI through the same accepting service."""
     run = FlowRunContext.get()
     key = f"flow-run:{run.flow_run.id}" if run and run.flow_run else None
@@ -41,7 +45,17 @@ def _accept(verb: Verb, request: BaseModel | None, server: str | None, project: 
         view = accept.request(
             verb, subject.id, request, project_id=project_id, actor=FORM_ACTOR, idempotency_key=key
         )
-    return view.id
+    return view
+
+
+def _nothing_to_do(verb: Verb, view: OperationView) -> Claim | None:
+    """Return the claim of a run whose request is done, or is another verb's by now; else None."""
+    if view.phase is Phase.QUEUED and view.verb is not verb:  # a resize that waited is the reboot
+        if flow_run_id := dispatch.dispatch(view):
+            operations.mark_dispatched(view.id, view.attempt, flow_run_id)
+    elif not view.deferred:
+        return None
+    return Claim(operation_id=view.id, server_id=view.server_id, verb=verb, attempt=0, over=True)
 
 
 @asynccontextmanager
@@ -59,7 +73,12 @@ async def operation(
     """
     run = FlowRunContext.get()
     if operation_id is None:
-        operation_id = await asyncio.to_thread(_accept, verb, request, server, project)
+        view = await asyncio.to_thread(_accept, verb, request, server, project)
+        if over := await asyncio.to_thread(_nothing_to_do, verb, view):
+            get_run_logger().info("%s of %s: operation %s", view.verb, view.server, view.id)
+            yield over
+            return
+        operation_id = view.id
     flow_run_id = run.flow_run.id if run and run.flow_run else None
     claim = await asyncio.to_thread(journal.claim, operation_id, flow_run_id)
     beat = asyncio.create_task(_beat(claim))
@@ -67,10 +86,12 @@ async def operation(
     try:
         yield claim
         await asyncio.to_thread(journal.complete, claim)
+        await _go_on(claim)
     except ClaimLost:
         raise
     except Exception as error:
         await _undo(claim, error)
+        await _go_on(claim)
         raise
     finally:
         beat.cancel()
@@ -104,6 +125,16 @@ async def _undo(claim: Claim, error: Exception) -> None:
         except Exception:
             logger.exception("The undo of step '%s' failed; reconcile will reap it.", begun.name)
     await asyncio.to_thread(journal.undone, claim)
+
+
+async def _go_on(claim: Claim) -> None:
+    """Begin the operation that follows on this one; else reconcile does."""
+    try:
+        view = await asyncio.to_thread(resources.pursue, claim.server_id)
+        if view and (flow_run_id := await asyncio.to_thread(dispatch.dispatch, view)):
+            await asyncio.to_thread(operations.mark_dispatched, view.id, view.attempt, flow_run_id)
+    except Exception:  # noqa: BLE001 - this operation has ended, well or badly: that stands
+        get_run_logger().exception("What follows is left to reconcile.")
 
 
 async def _beat(claim: Claim) -> None:

@@ -13,6 +13,7 @@ from innkeeper import dispatch
 from innkeeper.configuration import rundir
 from innkeeper.dispatch import RunFate
 from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.specs import DeleteSnapshotRequest
 from innkeeper.errors import Conflict, InnkeeperError, NotFound
 from innkeeper.images import store
@@ -21,7 +22,9 @@ from innkeeper.services import (
     draining,
     images,
     operations,
+    pending,
     reconcile,
+    resources,
     shelves,
     snapshots,
     survey,
@@ -82,6 +85,33 @@ def expire() -> list[str]:
     return asked
 
 
+def carry_out_waiting() -> list[str]:
+    """Start the resizes that waited for a maintenance window which is open now; return whose."""
+    started = []
+    for server_id in pending.due():
+        with suppress(InnkeeperError):  # held, cancelled or carried out meanwhile; or it closed
+            view = accept.request(
+                Verb.RESIZE,
+                server_id,
+                PendingResizeRequest(),
+                project_id=None,
+                actor=pending.WINDOW,
+            )
+            started.append(view.server)
+            if flow_run_id := dispatch.dispatch(view):
+                operations.mark_dispatched(view.id, view.attempt, flow_run_id)
+    return started
+
+
+def pursue_wanted() -> int:
+    """Go on with wanted resources where the run before could not; return how many operations."""
+    begun = [view for server_id in resources.unfinished() if (view := resources.pursue(server_id))]
+    for view in begun:
+        if flow_run_id := dispatch.dispatch(view):
+            operations.mark_dispatched(view.id, view.attempt, flow_run_id)
+    return len(begun)
+
+
 def mend_host(host_id: UUID) -> list[Finding]:
     """Adopt power changes, reap orphans and load a strayed edge; return what is worth showing."""
     try:
@@ -117,6 +147,13 @@ async def expire_snapshots() -> None:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
+async def resize_in_windows() -> None:
+    """Carry out the resizes that waited for the maintenance window of their server."""
+    for name in await asyncio.to_thread(carry_out_waiting):
+        get_run_logger().info("%s is resized in its maintenance window", name)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
 async def revive_operations() -> None:
     """Resume or undo what dead runs left, then start everything that waits."""
     logger = get_run_logger()
@@ -125,6 +162,7 @@ async def revive_operations() -> None:
     started = await asyncio.to_thread(dispatch_waiting)
     if started:
         logger.info("%d waiting operations were started", started)
+    await asyncio.to_thread(pursue_wanted)
     await asyncio.to_thread(revive_imports)
     await asyncio.to_thread(revive_drains)
 

@@ -4,18 +4,22 @@ What can be undone comes first. A grown disk stays grown and a plugged vCPU stay
 becomes of the rest: the undo of those writes down what is there now.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from innkeeper.configuration import login
 from innkeeper.domain import maintenance
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import POOL
+from innkeeper.domain.resizing import Shape
 from innkeeper.domain.specs import ResizeRequest
+from innkeeper.domain.tuning import told
 from innkeeper.errors import InnkeeperError, PermanentError
-from innkeeper.hypervisor import agent, guest, shape, storage
+from innkeeper.hypervisor import agent, cpu, guest, shape, storage
 from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.cpu import Tuning
 from innkeeper.hypervisor.power import PowerState
-from innkeeper.services import journal, servers
+from innkeeper.services import journal, pending, servers
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
 from tasks.guest import define_on
@@ -67,6 +71,11 @@ def _cycles(b: Blueprint) -> bool:
     return bool(b.way.obstacles)
 
 
+def _starts(b: Blueprint) -> bool:
+    """Tell whether the server is off and to run then: somebody has asked for its start."""
+    return b.request.get("ends") == Status.ACTIVE
+
+
 @step("turn-off")
 def turn_off(b: Blueprint) -> str:
     """Stop the guest the kind way, if it has to be; a resumed run does not stop it twice."""
@@ -81,6 +90,9 @@ def turn_off(b: Blueprint) -> str:
         run_before = b.step_data["run_before"]
     if guest.domain_run_id(connection, b.server_id) != run_before:
         return "done before"
+    if b.request.get("hard"):
+        guest.destroy(connection, b.server_id)
+        return "stopped (force)"
     patience = settings().agent_stop_seconds, settings().acpi_stop_seconds
     return f"stopped ({guest.stop(connection, b.server_id, *patience)})"
 
@@ -89,9 +101,10 @@ def require_window(b: Blueprint) -> None:
     """See that the window in which it was accepted is open still: it may have waited for long."""
     text = b.request.get("window")
     if text is not None and not maintenance.parse(text).open_at(datetime.now(UTC)):
+        waits = pending.wait_again(b.claim)
         raise WindowClosed(
             f"The maintenance window of {b.name} ({text}) closed before it could be powered off: "
-            "ask again in it, or pass allow_power_cycle."
+            + ("it waits for the next one." if waits else "ask in it, or pass allow_power_cycle.")
         )
 
 
@@ -114,6 +127,37 @@ def reshape(b: Blueprint) -> str:
 def shape_back(b: Blueprint) -> str:
     """Define the domain with the shape that it had, or has by now for good."""
     return "adopted: kept" if _adopted(b) else define_on(b, b.root_volume)
+
+
+@step("tune-cpu")
+def tune_cpu(b: Blueprint) -> str:
+    """Give the running guest its weight, its limit and its place on the host's CPUs."""
+    return _tune(b, b.way.before, b.way.after, None)
+
+
+@tune_cpu.undone_by
+def tune_cpu_back(b: Blueprint) -> str:
+    """Have weight, limit and place as they were."""
+    if _adopted(b):
+        return "adopted: kept"
+    return _tune(b, b.way.after, b.way.before, b.step_data.get("shares"))
+
+
+def _tune(b: Blueprint, old: Shape, new: Shape, usual: int | None) -> str:
+    """Tune the running guest; `usual` is its weight where none is asked for."""
+    if _cycles(b) or old.cpu == new.cpu:
+        return "nothing to do while it runs"
+    if not _runs(b):
+        return LATER
+    if b.host.simulated:
+        return "simulated"
+    connection = connect(b.host.uri)
+    if "shares" not in b.step_data:  # the host's own weight, if nobody asked for one
+        journal.note(b.claim, "tune-cpu", shares=cpu.tuned(connection, b.server_id).shares)
+    wanted = Tuning.of(new.cpu)
+    cpu.tune(connection, b.server_id, replace(wanted, shares=wanted.shares or usual))
+    subjects = ("CPU shares", "CPU limit", "CPU pinning")
+    return ", ".join(f"{subject}: {told(new.cpu, subject, new.vcpus)}" for subject in subjects)
 
 
 @step("balloon")
@@ -181,7 +225,7 @@ def expand_filesystem(b: Blueprint) -> str:
 
 
 def _asked(b: Blueprint) -> dict[str, object]:
-    return {name: b.request[name] for name in ResizeRequest.model_fields}
+    return {name: b.request[name] for name in ResizeRequest.model_fields if name in b.request}
 
 
 def _expand(b: Blueprint) -> str:
@@ -229,7 +273,7 @@ def keep_plugged_vcpus(b: Blueprint) -> str:
 @step("turn-on")
 def turn_on(b: Blueprint) -> str:
     """Start the guest in its new shape and wait for its answer."""
-    if not _cycles(b):
+    if not (_cycles(b) or _starts(b)):
         return NO_CYCLE
     guest.start(connect(b.host.uri), b.server_id)
     return answer(b, "turn-on")
@@ -238,7 +282,7 @@ def turn_on(b: Blueprint) -> str:
 @turn_on.undone_by
 def turn_off_again(b: Blueprint) -> str:
     """Stop what was started in the new shape, so that it comes back in the old one."""
-    if not _cycles(b) or _adopted(b):
+    if not _starts(b) and (not _cycles(b) or _adopted(b)):
         return NO_CYCLE
     patience = settings().agent_stop_seconds, settings().acpi_stop_seconds
     return f"stopped ({guest.stop(connect(b.host.uri), b.server_id, *patience)})"

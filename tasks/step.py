@@ -117,6 +117,8 @@ async def together(claim: Claim, *steps: Step) -> None:
     For steps of a few milliseconds: a Prefect task of its own costs each of them more than its
     work does. A retry goes on with the step that failed.
     """
+    if claim.over:
+        return
     if claim.undoing:
         raise UndoResumed("The operation was being undone when its run died.")
     waiting = deque(steps)

@@ -22,6 +22,7 @@ from innkeeper.api import (
     plans,
     problems,
     projects,
+    resources,
     roles,
     schema,
     servers,
@@ -39,6 +40,7 @@ from innkeeper.settings import settings
 
 _THREADS = 24  # fewer than the database's connections: nobody waits for one
 _RESOURCES = (
+    resources,
     servers,
     snapshot_policies,
     snapshots,

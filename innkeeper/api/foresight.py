@@ -5,11 +5,15 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse
 
+from innkeeper.api.problems import Validation
 from innkeeper.services.planning import ACT, Foreseen, Foresight
 from innkeeper.services.views import ChangePlan
 
 PLANNED: dict[int | str, dict[str, Any]] = {
-    200: {"model": ChangePlan, "description": "Dry run: what would be done; nothing was"}
+    200: {
+        "model": ChangePlan | Validation,
+        "description": "Dry run: what would be done; or whether it would be (validate_only)",
+    }
 }
 
 
@@ -18,6 +22,9 @@ async def _note(
     *,
     dry_run: Annotated[
         bool, Query(description="Answer 200 with the plan of what would be done, and do nothing")
+    ] = False,
+    validate_only: Annotated[
+        bool, Query(description="The same, but refusals are told with 200, too, as errors")
     ] = False,
     plan: Annotated[
         str | None,
@@ -28,7 +35,8 @@ async def _note(
         ),
     ] = None,
 ) -> None:
-    request.state.foresight = Foresight(dry_run, plan)
+    request.state.foresight = Foresight(dry_run or validate_only, plan)
+    request.state.validates = validate_only
 
 
 FORESEEN = Depends(_note)
@@ -46,6 +54,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Foreseen, _tell)
 
 
-async def _tell(_request: Request, end: Exception) -> JSONResponse:
+async def _tell(request: Request, end: Exception) -> JSONResponse:
     assert isinstance(end, Foreseen)  # noqa: S101 - what it was registered for
-    return JSONResponse(end.plan.model_dump(mode="json"))
+    answer: ChangePlan | Validation = end.plan
+    if getattr(request.state, "validates", False):
+        answer = Validation(valid=True, warnings=end.plan.warnings, plan=end.plan)
+    return JSONResponse(answer.model_dump(mode="json"))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from innkeeper.errors import InnkeeperError, TooManyRequests, TransientError, Unauthenticated
+from innkeeper.services.views import ChangePlan
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,27 @@ def answer(
     )
 
 
+class Refusal(BaseModel):
+    """Why a request would be refused."""
+
+    type: str
+    title: str
+    detail: str
+
+
+class Validation(BaseModel):
+    """Whether a request would be accepted now; nothing was done."""
+
+    valid: bool
+    errors: list[Refusal] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list)
+    plan: ChangePlan | None = None
+
+
+_REFUSALS = frozenset({400, 409, 422})
+"""Statuses that tell of what was asked for, not of who asks."""
+
+
 def told(error: InnkeeperError) -> JSONResponse:
     """Return the problem of an error that was raised on purpose."""
     headers: dict[str, str] = {}
@@ -123,8 +145,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _on_purpose(_request: Request, error: Exception) -> JSONResponse:
+async def _on_purpose(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, InnkeeperError)  # noqa: S101 - what it was registered for
+    if getattr(request.state, "validates", False) and error.status in _REFUSALS:
+        refusal = Refusal(type=TYPE_BASE + error.slug, title=error.title, detail=str(error))
+        return JSONResponse(Validation(valid=False, errors=[refusal]).model_dump(mode="json"))
     return told(error)
 
 

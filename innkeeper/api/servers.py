@@ -35,7 +35,7 @@ from innkeeper.domain.specs import (
     SuspendRequest,
     UnshelveRequest,
 )
-from innkeeper.services import accept, consoles, servers
+from innkeeper.services import accept, consoles, hostcheck, pending, servers
 from innkeeper.services.views import OperationView, Page, Principal, ServerView
 
 router = APIRouter(prefix="/servers", tags=["servers"], route_class=GuardedRoute)
@@ -156,6 +156,13 @@ def reveal_root_password(server_id: UUID, principal: Anyone) -> RootPassword:
     return RootPassword(server_id=server_id, root_password=password)
 
 
+@router.delete("/{server_id}/pending-resize", responses=documented(404))
+def forget_resize(server_id: UUID, principal: Anyone) -> ServerView:
+    """Cancel the resize that waits for a power cycle; what was held for it is given back."""
+    pending.cancel(server_id, project_id=principal.project_id, actor=actor(principal))
+    return servers.get(server_id, principal.project_id)
+
+
 def ask(
     verb: Verb,
     server_id: UUID,
@@ -167,6 +174,7 @@ def ask(
     idempotency_key: str | None,
 ) -> OperationView:
     """Have a verb accepted and started, and point to its operation."""
+    hostcheck.require_role(principal.role, body)
     operation = accept.request(
         verb,
         server_id,

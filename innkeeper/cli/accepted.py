@@ -73,8 +73,7 @@ def conclude(
             _tell_end(client, operation)
     else:
         for operation in operations:
-            typer.echo(f"{operation['server']}: {operation['verb']} accepted")
-            output.say(f"  follow it with: innkeeper operation watch {operation['id']}")
+            _tell_accepted(operation)
     if failed:
         raise failed[0]
 
@@ -98,7 +97,25 @@ def _failure(operation: Json) -> OperationFailed:
     )
 
 
+def _tell_accepted(operation: Json) -> None:
+    if _told_to_wait(operation):
+        return
+    typer.echo(f"{operation['server']}: {operation['verb']} accepted")
+    output.say(f"  follow it with: innkeeper operation watch {operation['id']}")
+
+
+def _told_to_wait(operation: Json) -> bool:
+    if not operation.get("deferred"):
+        return False
+    name = operation["server"]
+    typer.echo(f"{name}: the {operation['verb']} waits for a power cycle")
+    output.say(f"  see for what: innkeeper server show {name}")
+    return True
+
+
 def _tell_end(client: Client, operation: Json) -> None:
+    if _told_to_wait(operation):
+        return
     if operation["phase"] == Phase.CANCELLED:
         typer.echo(f"{operation['server']}: {operation['verb']} cancelled")
     if operation["phase"] != Phase.SUCCEEDED:

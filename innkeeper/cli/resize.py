@@ -1,4 +1,4 @@
-"""`innkeeper server resize` and `set`."""
+"""`innkeeper server resize`, `cancel-resize` and `set`."""
 
 from typing import Annotated
 
@@ -25,8 +25,30 @@ def resize(
     disk: Annotated[
         int | None, typer.Option(min=1, help="Root disk in GiB; it only grows.")
     ] = None,
+    sockets: Annotated[int | None, typer.Option(min=0, max=4, help="0: the host's choice.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=0, max=2, help="Threads of each core; 0: the host's choice.")
+    ] = None,
+    cpu_model: Annotated[
+        str | None, typer.Option(help="One that its host can give; '': the usual one.")
+    ] = None,
+    cpu_shares: Annotated[
+        int | None, typer.Option(min=0, max=10_000, help="Weight; 0: the host's default.")
+    ] = None,
+    cpu_limit: Annotated[
+        int | None, typer.Option(min=0, max=100, help="Percent of a CPU for each vCPU; 0: all.")
+    ] = None,
+    pin: Annotated[
+        str | None, typer.Option(help="Host CPUs that it runs on, like '0-2,5'; '': any.")
+    ] = None,
     allow_power_cycle: Annotated[
         bool, typer.Option("--allow-power-cycle", help="Off and on, where it cannot be done live.")
+    ] = False,
+    defer: Annotated[
+        bool,
+        typer.Option(
+            "--defer", help="If it cannot be done live: in the window, or at a start or reboot."
+        ),
     ] = False,
     expand_offline: Annotated[
         bool,
@@ -40,9 +62,24 @@ def resize(
     """Give servers another size, while they run where that is possible."""
     size = {"plan": plan, "vcpus": vcpus, "memory_mib": memory, "disk_gib": disk}
     body: Json = {key: value for key, value in size.items() if value is not None}
-    body |= {"allow_power_cycle": allow_power_cycle}
+    fine = {"sockets": sockets, "threads": threads, "model": cpu_model}
+    fine |= {"shares": cpu_shares, "limit": cpu_limit, "pin": pin}
+    if asked := {key: value for key, value in fine.items() if value is not None}:
+        body |= {"cpu": asked}
+    body |= {"allow_power_cycle": allow_power_cycle} | ({"defer": True} if defer else {})
     body |= {"expand": "offline" if expand_offline else "online"}
     act("resize", names, body, idempotency_key, project, wait=wait, output=output)
+
+
+def cancel_resize(name: ServerName, project: Project = None, output: Output = Format.TABLE) -> None:
+    """Cancel the resize of a server that waits for a power cycle."""
+    with connect() as client:
+        server = lookup.server(client, name, project)
+        found = client.delete(f"/servers/{server['id']}/pending-resize")
+    if output is Format.JSON:
+        out.emit_json(found)
+        return
+    typer.echo(f"{found['name']}: no resize waits any more")
 
 
 def change(

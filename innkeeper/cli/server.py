@@ -26,13 +26,17 @@ from innkeeper.cli.options import (
     Yes,
 )
 from innkeeper.cli.output import Format
-from innkeeper.cli.resize import change, resize
+from innkeeper.cli.resize import cancel_resize, change, resize
+from innkeeper.cli.resources import resources
 from innkeeper.domain.lifecycle import Status
+from innkeeper.services.conditions import PendingResizeView
 from innkeeper.services.views import ServerView
 
 app = typer.Typer(no_args_is_help=True, help="Servers: create, look at, operate, delete.")
 app.command()(create)
 app.command()(resize)
+app.command("cancel-resize")(cancel_resize)
+app.command()(resources)
 app.command()(migrate)
 app.command("set")(change)
 app.command()(clone)
@@ -353,6 +357,13 @@ def _patience(agent_seconds: float | None, acpi_seconds: float | None) -> dict[s
     return {key: value for key, value in patience.items() if value is not None}
 
 
+def _pending(waiting: PendingResizeView) -> list[tuple[str, object]]:
+    return [
+        ("resize that waits", f"{change.subject}: {change.before} -> {change.after}")
+        for change in waiting.changes
+    ]
+
+
 def _details(server: ServerView) -> list[tuple[str, object]]:
     size = f"{server.vcpus} vCPU, {server.memory_mib} MiB, {server.disk_gib} GiB disk"
     return [
@@ -365,10 +376,13 @@ def _details(server: ServerView) -> list[tuple[str, object]]:
         ("host", server.host),
         ("image", server.image),
         ("plan", f"{server.plan} ({size})"),
+        ("cpu", ", ".join(f"{name} {value}" for name, value in server.cpu.items()) or None),
         *(
             ("data disk", f"{disk.name}, {disk.size_gib} GiB, {disk.device}")
             for disk in server.disks
         ),
+        *((one.type, one.message) for one in server.conditions),
+        *(_pending(server.pending_resize) if server.pending_resize else ()),
         ("address", server.address),
         ("mac", server.mac),
         *(

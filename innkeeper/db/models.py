@@ -149,6 +149,14 @@ class Server(Base):
     maintenance_window: Mapped[str | None] = mapped_column(String(32), default=None)
     reserved: Mapped[bool] = mapped_column(default=True)
     placed: Mapped[bool] = mapped_column(default=True)  # takes of its host: not when shelved
+    cpu: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)  # its fine print
+    # A resize that waits for a power cycle, and what it will grow by: that is held already.
+    pending: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
+    pending_vcpus: Mapped[int] = mapped_column(default=0)
+    pending_memory_mib: Mapped[int] = mapped_column(default=0)
+    pending_disk_gib: Mapped[int] = mapped_column(default=0)
+    # What somebody wants of its resources, while operations lead there.
+    wanted: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
     request: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
     user_data: Mapped[str | None] = mapped_column(
         EncryptedText, default=None, deferred=True, deferred_group="secrets"

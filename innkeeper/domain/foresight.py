@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.nicspecs import AttachNicRequest
+from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.planning import Change, Effect, Plan
 from innkeeper.domain.resizing import Resize, Shape
 from innkeeper.domain.specs import (
@@ -59,7 +60,8 @@ class World:
     The subject is the snapshot that a verb names, `disk` the data disk and `card` the network card,
     if there is one already.
     `host` is where it will be, `home` where it was before; `live` is how a migration moves it,
-    and `pauses` whether the guest stands still meanwhile.
+    and `pauses` whether the guest stands still meanwhile. `waits` is whether a resize waits for a
+    power cycle, and `waiting` what another one would have changed that waits until now.
     """
 
     name: str
@@ -77,6 +79,8 @@ class World:
     home: str = ""
     live: bool = False
     pauses: bool = False
+    waits: bool = False
+    waiting: tuple[Change, ...] = ()
 
     @property
     def runs(self) -> bool:
@@ -327,11 +331,19 @@ def _resize(world: World, body: BaseModel) -> Plan:
         return Plan((), NONE)
     asked = body if isinstance(body, ResizeRequest) else ResizeRequest()
     warnings = [f"{subject}: {reason}." for subject, reason in way.obstacles.items()]
-    if way.obstacles and not asked.allow_power_cycle:
+    if world.waits:
         warnings.append(
-            "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or it is "
-            "asked for in the server's maintenance window."
+            "It waits until the server's maintenance window opens, or somebody starts or reboots "
+            "the server; what it grows by is held from now on."
         )
+    elif way.obstacles and not asked.allow_power_cycle:
+        warnings.append(
+            "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or defer "
+            "(--defer) to have it wait, or it is asked for in the server's maintenance window."
+        )
+    if world.waiting and not isinstance(asked, PendingResizeRequest):
+        told = ", ".join(f"{one.subject} {one.before} -> {one.after}" for one in world.waiting)
+        warnings.append(f"The resize that waits until now is forgotten ({told}).")
     if way.growth.disk_gib:
         warnings.append("A root disk never shrinks again, not even when this fails later on.")
     if way.growth.disk_gib and (asked.expand == "offline" or not world.runs):
@@ -342,7 +354,8 @@ def _resize(world: World, body: BaseModel) -> Plan:
             f"After a revert the disk has its new size, and the file system that of the snapshot "
             f"({names}) until the guest boots."
         )
-    return Plan(way.changes, OFF_AND_ON if way.obstacles else NONE, tuple(warnings))
+    cut = OFF_AND_ON if way.obstacles else NONE
+    return Plan(way.changes, f"none now; later on {cut}" if world.waits else cut, tuple(warnings))
 
 
 @_rule(Verb.ATTACH_DISK)

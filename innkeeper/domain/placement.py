@@ -21,6 +21,11 @@ class Demand:
     disk_gib: int
 
 
+MEMORY_PART = 0.8
+DISK_PART = 0.9
+"""What of a host may be taken before it is worth a warning."""
+
+
 @dataclass(frozen=True)
 class Capacity:
     """A host's size, what is reserved of it, and whether it takes servers at all.
@@ -49,6 +54,26 @@ class Capacity:
             int(self.memory_mib * self.memory_overcommit) - self.reserved.memory_mib,
             self.disk_gib - self.reserved.disk_gib,
         )
+
+    @property
+    def margin(self) -> Demand:
+        """Return what is left of the part of memory and disk that is usually taken (or less)."""
+        free, held = self.free, self.reserved
+        return Demand(
+            free.vcpus,
+            int((free.memory_mib + held.memory_mib) * MEMORY_PART) - held.memory_mib,
+            int(self.disk_gib * DISK_PART) - held.disk_gib,
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Say where more is taken than that part; it is no reason to refuse anything."""
+        over = []
+        if self.margin.memory_mib < 0:
+            over.append(f"More than {MEMORY_PART:.0%} of the memory of {self.name} is taken.")
+        if self.margin.disk_gib < 0:
+            over.append(f"More than {DISK_PART:.0%} of the disk of {self.name} is taken.")
+        return tuple(over)
 
 
 @dataclass(frozen=True)

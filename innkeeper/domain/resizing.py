@@ -5,8 +5,11 @@ its maximum, by the balloon. A vCPU is never taken from a running guest: in QEMU
 out, and the next one plugged in kills the guest.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from innkeeper.domain import tuning
 from innkeeper.domain.placement import Capacity, Demand
 from innkeeper.domain.planning import Change, Effect
 from innkeeper.errors import InvalidRequest, NoHostFits
@@ -18,13 +21,14 @@ VCPU_HEADROOM = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """A server's size, and how far it can grow while it runs."""
+    """A server's size, how far it can grow while it runs, and its CPU's fine print."""
 
     vcpus: int
     memory_mib: int
     disk_gib: int
     max_vcpus: int
     max_memory_mib: int
+    cpu: dict[str, Any] = field(default_factory=dict)
 
     @property
     def demand(self) -> Demand:
@@ -43,15 +47,21 @@ class Room:
     host_vcpus: int
     memory_headroom: float = 1.0
 
-    def shape(self, size: Demand) -> Shape:
-        """Return the shape that a guest of this size is started with."""
+    def shape(self, size: Demand, cpu: Mapping[str, Any] | None = None) -> Shape:
+        """Return the shape that a guest of this size is started with.
+
+        One whose vCPUs are arranged in a certain way has them all from the start.
+        """
         most = min(MOST_VCPUS, self.host_vcpus, VCPU_HEADROOM * size.vcpus)
+        if tuning.arranged(cpu or {}):
+            most = size.vcpus
         return Shape(
             size.vcpus,
             size.memory_mib,
             size.disk_gib,
             max(size.vcpus, most),
             max(size.memory_mib, int(size.memory_mib * self.memory_headroom)),
+            dict(cpu or {}),
         )
 
 
@@ -90,33 +100,64 @@ class Resize:
             ("memory", old.memory_mib, new.memory_mib, " MiB"),
             ("root disk", old.disk_gib, new.disk_gib, " GiB"),
         )
-        return tuple(
-            Change(
-                Effect.POWER_CYCLE if subject in self.obstacles else Effect.LIVE,
-                subject,
-                f"{was}{unit}",
-                f"{becomes}{unit}",
-            )
+        sizes = [
+            (subject, f"{was}{unit}", f"{becomes}{unit}")
             for subject, was, becomes, unit in pairs
             if was != becomes
+        ]
+        fine = [
+            (
+                subject,
+                tuning.told(old.cpu, subject, old.vcpus),
+                tuning.told(new.cpu, subject, new.vcpus),
+            )
+            for subject in _changed(old.cpu, new.cpu)
+        ]
+        return tuple(
+            Change(
+                Effect.POWER_CYCLE if what in self.obstacles else Effect.LIVE, what, was, becomes
+            )
+            for what, was, becomes in (*sizes, *fine)
         )
 
 
-def resize(before: Shape, wanted: Demand, room: Room, *, runs: bool) -> Resize:
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return what of the CPU's fine print differs."""
+    return [
+        subject
+        for subject, names in tuning.SUBJECTS.items()
+        if any(before.get(name) != after.get(name) for name in names)
+    ]
+
+
+def resize(
+    before: Shape,
+    wanted: Demand,
+    room: Room,
+    *,
+    runs: bool,
+    cpu: Mapping[str, Any] | None = None,
+) -> Resize:
     """Return the way to a size; a server that runs takes the live way where there is one.
 
+    `cpu` is the CPU's fine print then; None: as it is.
+
     Raises:
-        InvalidRequest: it has that size already, or its disk would shrink.
+        InvalidRequest: it has that size already, its disk would shrink, or its topology does not
+            multiply to its vCPUs.
     """
-    if wanted == before.demand:
+    fine = before.cpu if cpu is None else dict(cpu)
+    tuning.require_topology(fine, wanted.vcpus)
+    if wanted == before.demand and fine == before.cpu:
         raise InvalidRequest("The server has this size already: ask for another.")
     if wanted.disk_gib < before.disk_gib:
         raise InvalidRequest(
             f"A root disk only grows: it has {before.disk_gib} GiB, {wanted.disk_gib} asked."
         )
-    fresh = room.shape(wanted)
+    fresh = room.shape(wanted, fine)
     obstacles = _obstacles(before, wanted, fresh) if runs else {}
     stays = (wanted.vcpus, wanted.memory_mib) == (before.vcpus, before.memory_mib)
+    stays = stays and tuning.arranged(fine) == tuning.arranged(before.cpu)
     if stays or (runs and not obstacles):  # the room that it was started with
         fresh = Shape(
             wanted.vcpus,
@@ -124,6 +165,7 @@ def resize(before: Shape, wanted: Demand, room: Room, *, runs: bool) -> Resize:
             wanted.disk_gib,
             before.max_vcpus,
             before.max_memory_mib,
+            fine,
         )
     return Resize(before, fresh, obstacles)
 
@@ -138,6 +180,11 @@ def _obstacles(before: Shape, wanted: Demand, fresh: Shape) -> dict[str, str]:
         found["memory"] = f"it was started with room for {before.max_memory_mib} MiB of memory"
     elif wanted.memory_mib < before.memory_mib and fresh.max_memory_mib < before.max_memory_mib:
         found["memory"] = "a running guest could take the memory back"
+    for subject in _changed(before.cpu, fresh.cpu):
+        if subject in tuning.STARTED_WITH:
+            found[subject] = "a running guest keeps the processors that it was started with"
+    if before.cpu.get("shares") and not fresh.cpu.get("shares"):
+        found["CPU shares"] = "what the host's default is, only a start tells"
     return found
 
 

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from innkeeper.domain import cloudconfig, maintenance
+from innkeeper.domain.tuning import CpuTuning
 
 Name = Annotated[
     str,
@@ -332,8 +333,14 @@ class ResizeRequest(BaseModel):
     disk_gib: int | None = Field(
         default=None, ge=1, le=65536, description="Root disk in GiB; it only grows"
     )
+    cpu: CpuTuning | None = Field(default=None, description="The fine print of its CPU")
     allow_power_cycle: bool = Field(
         default=False, description="Power the server off and on if it cannot be done while it runs"
+    )
+    defer: bool = Field(
+        default=False,
+        description="If it cannot be done while it runs: keep it until the maintenance window "
+        "opens, or somebody starts or reboots the server",
     )
     expand: Literal["online", "offline"] = Field(
         default="online",

@@ -109,6 +109,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
     Verb.RESIZE: (
         "turn-off",
         "reshape",
+        "tune-cpu",
         "balloon",
         "grow-disk",
         "expand",

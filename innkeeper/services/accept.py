@@ -5,6 +5,7 @@ Every way in (API, CLI, Prefect UI) comes through here, so 50 parallel requests 
 """
 
 import json
+from typing import Any
 from uuid import UUID, uuid4
 
 from pydantic import BaseModel, ValidationError
@@ -44,8 +45,10 @@ from innkeeper.services import (
     cards,
     cloning,
     events,
+    hostcheck,
     layering,
     migrating,
+    pending,
     planning,
     reservations,
     resizing,
@@ -268,29 +271,26 @@ def request(
         )
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
+    hostcheck.require_possible(server_id, body, project_id)
     with verifying.giving_way(dry_run=foresight.dry_run), transaction() as session:
         if verb in _RESERVING:
             layering.lock_quota(session, server_id)
         server = session.get(Server, server_id, with_for_update=True)
         if server is None or (project_id is not None and server.project_id != project_id):
             raise NotFound("There is no such server: see `innkeeper server list`.")
-        plain = body.model_dump(mode="json")
-        digest = digest_of(verb, str(server_id), plain)
+        digest = digest_of(verb, str(server_id), body.model_dump(mode="json"))
         key = None if foresight.dry_run else idempotency_key
         if repeated := repetition(session, server.project_id, key, digest):
             return view(session, repeated)
         if server.operation_id is not None:
             raise verifying.holder(session, server)
+        verb, body = pending.instead(session, server, verb, body)
+        plain = body.model_dump(mode="json")
         require_allowed(verb, Status(server.status))
         if isinstance(body, RebuildRequest) and body.image:
             _check_disk(ready_image(session, body.image), server.disk_gib)
         seen = planning.look(session, server, verb, body, foresight)
-        plain |= attachments.prepare(session, server, body, verb)
-        plain |= cards.prepare(session, server, body, verb)
-        plain |= layering.prepare(session, server, body, verb)
-        plain |= resizing.prepare(session, server, body, dry_run=foresight.dry_run)
-        plain |= shelving.prepare(session, server, body)
-        plain |= migrating.prepare(session, server, body, dry_run=foresight.dry_run)
+        plain |= _prepared(session, server, verb, body, dry_run=foresight.dry_run)
         roles = plain.pop("roles", None)
         operation = Operation(
             id=uuid4(),
@@ -325,7 +325,21 @@ def request(
             session.refresh(server)
             _delete_record(session, server, operation)
             session.flush()
-        return view(session, operation)
+        return view(session, pending.settle(session, server, operation))
+
+
+def _prepared(
+    session: Session, server: Server, verb: Verb, body: BaseModel, *, dry_run: bool
+) -> dict[str, Any]:
+    """Check and reserve what a verb needs; return what its operation notes beside the request."""
+    return {
+        **attachments.prepare(session, server, body, verb),
+        **cards.prepare(session, server, body, verb),
+        **layering.prepare(session, server, body, verb),
+        **resizing.prepare(session, server, body, dry_run=dry_run),
+        **shelving.prepare(session, server, body),
+        **migrating.prepare(session, server, body, dry_run=dry_run),
+    }
 
 
 def _claim(session: Session, server: Server, operation: Operation) -> None:

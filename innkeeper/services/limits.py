@@ -38,7 +38,15 @@ def _allocation(host: Capacity) -> HostAllocation:
     whole = Demand(
         free.vcpus + held.vcpus, free.memory_mib + held.memory_mib, free.disk_gib + held.disk_gib
     )
-    limit, allocated, left = (Size.model_validate(amount) for amount in (whole, held, free))
+    limit, allocated, left, margin = (
+        Size.model_validate(amount) for amount in (whole, held, free, host.margin)
+    )
     return HostAllocation(
-        name=host.name, enabled=host.enabled, limit=limit, allocated=allocated, free=left
+        name=host.name,
+        enabled=host.enabled,
+        limit=limit,
+        allocated=allocated,
+        free=left,
+        margin=margin,
+        warnings=list(host.warnings),
     )

@@ -168,8 +168,9 @@ def _demand(session: Session, server: Server) -> Demand:
             Snapshot.server_id == server.id, Snapshot.volume.is_not(None)
         )
     )
-    disk_gib = server.disk_gib + disks + -(-int(frozen or 0) // (1 << 30))
-    return Demand(server.vcpus, server.memory_mib, disk_gib)
+    demand = resizing.demand_of(server)
+    beside = disks + -(-int(frozen or 0) // (1 << 30))
+    return replace(demand, disk_gib=demand.disk_gib + beside)
 
 
 def _judge(

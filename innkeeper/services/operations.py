@@ -49,6 +49,7 @@ def views(session: Session, operations: list[Operation]) -> list[OperationView]:
             cancel_requested=operation.cancel_requested,
             snapshot_id=operation.request.get("snapshot_id"),
             disk_id=operation.request.get("disk_id"),
+            deferred=bool(operation.request.get("deferred")),
             verdict=operation.verdict,
             error=operation.error,
             created_at=operation.created_at,

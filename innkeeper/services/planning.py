@@ -129,6 +129,7 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
         cards=further,
         card=next((card for card in further if nic and card.name == nic.name), None),
         home=host.name if host else "",
+        waiting=resizing.way_of(server.pending).changes if server.pending else (),
     )
 
 
@@ -157,6 +158,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
         host=host.name if host else "",
         live=bool(operation.request.get("live")),
         pauses=bool(operation.request.get("pauses")),
+        waits=bool(operation.request.get("deferred")),
     )
     verb = seen.verb
     plan = foresee(verb, world, seen.body)
@@ -175,11 +177,29 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
             interruption=plan.interruption,
             host=_host(session, server, verb, back),
             quota=_quota(session, server, back, seen),
-            warnings=list(plan.warnings),
+            warnings=[*plan.warnings, *_margins(session, server, verb)],
             steps=list(STEPS[verb]),
             digest=planning.digest(verb, facts),
         )
     )
+
+
+_TAKING = frozenset(
+    {
+        *(Verb.CREATE, Verb.CLONE, Verb.UNSHELVE, Verb.MIGRATE, Verb.RESIZE),
+        *(Verb.ATTACH_DISK, Verb.GROW_DISK),
+    }
+)
+"""Verbs that may take more of a host."""
+
+
+def _margins(session: Session, server: Server, verb: Verb) -> list[str]:
+    """Warn of a host of which so much is taken then that it is worth a look."""
+    subject = server.other_host_id or server.host_id
+    if verb not in _TAKING:
+        return []
+    hosts = reservations.capacities(session, lock=False)
+    return [warning for host in hosts if host.host_id == subject for warning in host.warnings]
 
 
 def _erased(world: World) -> int:

@@ -24,13 +24,18 @@ from innkeeper.settings import settings
 
 
 def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
-    """Return what a project's servers and data disks hold; shelved servers no vCPUs, no memory."""
+    """Return what a project's servers and data disks hold; shelved servers no vCPUs, no memory.
+
+    What a resize that waits will grow by is held already.
+    """
+    cores = Server.vcpus + Server.pending_vcpus
+    memory = Server.memory_mib + Server.pending_memory_mib
     row = session.execute(
         select(
             func.count(Server.id),
-            func.coalesce(func.sum(case((Server.placed, Server.vcpus), else_=0)), 0),
-            func.coalesce(func.sum(case((Server.placed, Server.memory_mib), else_=0)), 0),
-            func.coalesce(func.sum(Server.disk_gib), 0),
+            func.coalesce(func.sum(case((Server.placed, cores), else_=0)), 0),
+            func.coalesce(func.sum(case((Server.placed, memory), else_=0)), 0),
+            func.coalesce(func.sum(Server.disk_gib + Server.pending_disk_gib), 0),
         ).where(Server.project_id == project_id, Server.reserved)
     ).one()
     of_project = select(func.coalesce(func.sum(DataDisk.size_gib), 0)).where(
@@ -110,9 +115,9 @@ def held_by_host(session: Session) -> dict[UUID, tuple[Demand, int]]:
         rows = session.execute(
             select(
                 place,
-                func.sum(Server.vcpus),
-                func.sum(Server.memory_mib),
-                func.sum(Server.disk_gib),
+                func.sum(Server.vcpus + Server.pending_vcpus),
+                func.sum(Server.memory_mib + Server.pending_memory_mib),
+                func.sum(Server.disk_gib + Server.pending_disk_gib),
                 func.count(Server.id),
             )
             .where(Server.reserved, Server.placed, place.is_not(None))

@@ -3,24 +3,28 @@
 While it is at work the server holds the larger of both sizes; the shapes are in the operation.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import Host, Operation, Plan, Project, Server, Snapshot, now
-from innkeeper.domain import maintenance
+from innkeeper.domain import maintenance, tuning
 from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.resizing import Resize, Room, Shape, require_room, resize
 from innkeeper.domain.specs import ResizeRequest
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
-from innkeeper.services import limits, reservations
+from innkeeper.services import events, limits, reservations
 from innkeeper.services.archive import is_current
 from innkeeper.settings import settings
+
+WAITS_AGAIN = "waits_again"  # in an operation's request: nothing was done, the window has closed
 
 
 class PowerCycleNeeded(Conflict):
@@ -38,6 +42,16 @@ def shape_of(server: Server) -> Shape:
         server.disk_gib,
         max(server.max_vcpus or 0, server.vcpus),
         max(server.max_memory_mib or 0, server.memory_mib),
+        dict(server.cpu),
+    )
+
+
+def demand_of(server: Server) -> Demand:
+    """Return what a server takes of its host, with what a resize that waits will grow by."""
+    return Demand(
+        server.vcpus + server.pending_vcpus,
+        server.memory_mib + server.pending_memory_mib,
+        server.disk_gib + server.pending_disk_gib,
     )
 
 
@@ -47,9 +61,9 @@ def give(server: Server, shape: Shape) -> None:
         setattr(server, name, value)
 
 
-def fresh_shape(size: Demand, host: Host) -> Shape:
+def fresh_shape(size: Demand, host: Host, cpu: dict[str, Any] | None = None) -> Shape:
     """Return the shape that a guest of this size is started with on a host."""
-    return Room(host.vcpus, settings().memory_headroom).shape(size)
+    return Room(host.vcpus, settings().memory_headroom).shape(size, cpu)
 
 
 def way(operation: Operation) -> Resize | None:
@@ -58,6 +72,12 @@ def way(operation: Operation) -> Resize | None:
         return None
     asked = operation.request
     return Resize(Shape(**asked["before"]), Shape(**asked["after"]), asked["obstacles"])
+
+
+def way_of(pending: dict[str, Any]) -> Resize:
+    """Return the way of a resize that waits."""
+    before, after = Shape(**pending["before"]), Shape(**pending["after"])
+    return Resize(before, after, pending["obstacles"])
 
 
 def prepare(
@@ -75,19 +95,34 @@ def prepare(
         return {}
     host = session.get_one(Host, server.host_id)
     wanted, plan = _wanted(session, server, body)
+    replaced = let_go(server)
     room = Room(host.vcpus, settings().memory_headroom)
-    found = resize(shape_of(server), wanted, room, runs=server.status == Status.ACTIVE)
-    _refuse_under_memory(session, server, found)
-    allowed = body.allow_power_cycle or dry_run or in_window(server)
-    if found.obstacles and not allowed:
+    runs = server.status == Status.ACTIVE
+    found = resize(shape_of(server), wanted, room, runs=runs, cpu=_fine(server, body))
+    refuse_under_memory(session, server, found)
+    ends: dict[str, Any] = {}
+    if isinstance(body, PendingResizeRequest):
+        ends = {"ends": body.ends, "hard": body.hard, "pending": replaced.pending}
+        if body.cycle and not found.obstacles:
+            found = replace(found, obstacles={"power": "it is to be powered off and on"})
+    elif replaced.pending:
+        _tell_replaced(session, server, replaced.pending)
+    cycles = bool(found.obstacles) and not (body.allow_power_cycle or in_window(server))
+    if cycles and not (body.defer or dry_run):
         reasons = "; ".join(f"{subject}: {why}" for subject, why in found.obstacles.items())
         raise PowerCycleNeeded(
             f"'{server.name}' has to be powered off and on for this ({reasons}). Pass "
-            "allow_power_cycle (--allow-power-cycle), ask in its maintenance window "
-            f"({server.maintenance_window or 'it has none'}), or look at the plan (--dry-run)."
+            "allow_power_cycle (--allow-power-cycle), or defer (--defer) to have it wait, ask in "
+            f"its maintenance window ({server.maintenance_window or 'it has none'}), or look at "
+            "the plan (--dry-run)."
         )
-    _reserve(session, server, found)
+    waits = cycles and body.defer
+    _require_room(session, server, found, replaced.growth)
+    _hold(server, found, waits=waits)
+    session.flush()
     return {
+        **ends,
+        "deferred": waits,
         "shape": asdict(found.before),  # as it was, whatever becomes of it
         "before": asdict(found.before),
         "after": asdict(found.after),
@@ -97,6 +132,18 @@ def prepare(
     }
 
 
+def _tell_replaced(session: Session, server: Server, replaced: dict[str, Any]) -> None:
+    events.record(
+        session,
+        "server.resize.replaced",
+        project_id=server.project_id,
+        server_id=server.id,
+        operation_id=UUID(replaced["operation_id"]),
+        reason="another resize was asked for: the one that waited is forgotten",
+        before=replaced["after"],
+    )
+
+
 def in_window(server: Server) -> bool:
     """Tell whether a server may be interrupted now without being asked."""
     text = server.maintenance_window
@@ -104,8 +151,11 @@ def in_window(server: Server) -> bool:
 
 
 def _wanted(session: Session, server: Server, body: ResizeRequest) -> tuple[Demand, Plan | None]:
-    if (body.plan, body.vcpus, body.memory_mib, body.disk_gib) == (None,) * 4:
-        raise InvalidRequest("A resize needs a plan, vCPUs, memory or a disk to go to.")
+    if isinstance(body, PendingResizeRequest) and body.vcpus and body.memory_mib and body.disk_gib:
+        plan = session.get(Plan, UUID(body.plan_id)) if body.plan_id else None
+        return Demand(body.vcpus, body.memory_mib, body.disk_gib), plan
+    if (body.plan, body.vcpus, body.memory_mib, body.disk_gib, body.cpu) == (None,) * 5:
+        raise InvalidRequest("A resize needs a plan, vCPUs, memory, a disk or a CPU to go to.")
     if body.plan is None:
         if body.memory_mib is not None:
             _check_memory(session, body.memory_mib)
@@ -128,13 +178,20 @@ def _wanted(session: Session, server: Server, body: ResizeRequest) -> tuple[Dema
     return Demand(plan.vcpus, plan.memory_mib, disk), plan
 
 
+def _fine(server: Server, body: ResizeRequest) -> dict[str, Any]:
+    """Return the fine print of the CPU that is asked for."""
+    if isinstance(body, PendingResizeRequest) and body.fine is not None:
+        return body.fine
+    return tuning.merged(server.cpu, body.cpu)
+
+
 def _check_memory(session: Session, memory_mib: int) -> None:
     least = limits.least_memory_mib(session)
     if memory_mib < least:
         raise InvalidRequest(f"A server has {least} MiB of memory or more, {memory_mib} asked.")
 
 
-def _refuse_under_memory(session: Session, server: Server, found: Resize) -> None:
+def refuse_under_memory(session: Session, server: Server, found: Resize) -> None:
     """Refuse what would leave snapshots with a memory that fits no server any more."""
     old, new = found.before, found.after
     if (old.vcpus, old.memory_mib) == (new.vcpus, new.memory_mib):
@@ -152,8 +209,44 @@ def _refuse_under_memory(session: Session, server: Server, found: Resize) -> Non
         )
 
 
-def _reserve(session: Session, server: Server, found: Resize) -> None:
-    more, quota = found.growth, session.get_one(Project, server.project_id).quota
+@dataclass(frozen=True)
+class Released:
+    """A resize that waited until a moment ago, and what was held for it."""
+
+    pending: dict[str, Any] | None
+    growth: Demand
+
+
+def let_go(server: Server) -> Released:
+    """Forget the resize that waits, if there is one; the caller holds the server's lock."""
+    growth = Demand(server.pending_vcpus, server.pending_memory_mib, server.pending_disk_gib)
+    released = Released(server.pending, growth)
+    server.pending = None
+    server.pending_vcpus = server.pending_memory_mib = server.pending_disk_gib = 0
+    return released
+
+
+def keep_pending(server: Server, operation: Operation) -> None:
+    """Keep a resize that was accepted to wait; what it grows by is held since its acceptance."""
+    asked = operation.request
+    server.pending = {
+        "operation_id": str(operation.id),
+        "actor": operation.actor,
+        "since": now().isoformat(),
+        **{key: asked[key] for key in ("before", "after", "obstacles", "plan_id", "expand")},
+    }
+
+
+def _require_room(session: Session, server: Server, found: Resize, held: Demand) -> None:
+    """Pass when quota and host give what it grows by, unless that is held for it already."""
+    more = found.growth
+    if (
+        more.vcpus <= held.vcpus
+        and more.memory_mib <= held.memory_mib
+        and more.disk_gib <= held.disk_gib
+    ):
+        return
+    quota = session.get_one(Project, server.project_id).quota
     require_within(
         Amounts(  # what does not grow may be over a limit that was lowered since
             -1,
@@ -166,13 +259,28 @@ def _reserve(session: Session, server: Server, found: Resize) -> None:
     )
     capacities = reservations.capacities(session, lock=True)
     require_room(next(host for host in capacities if host.host_id == server.host_id), found)
+
+
+def _hold(server: Server, found: Resize, *, waits: bool) -> None:
+    """Hold the larger of both sizes; for one that waits beside the size that the server has."""
+    if waits:
+        more = found.growth
+        server.pending_vcpus, server.pending_memory_mib = more.vcpus, more.memory_mib
+        server.pending_disk_gib = more.disk_gib
+        return
     held = found.peak
     server.vcpus, server.memory_mib, server.disk_gib = held.vcpus, held.memory_mib, held.disk_gib
-    session.flush()
 
 
 def settle(session: Session, operation: Operation) -> None:
-    """Give back what an undone resize held; what could not be undone is in its `before` by now."""
+    """Give back what an undone resize held; what could not be undone is in its `before` by now.
+
+    One that came too late for the maintenance window goes on waiting for the next.
+    """
     found = way(operation)
     if operation.verb == Verb.RESIZE and found and not operation.request.get("adopted"):
-        give(session.get_one(Server, operation.server_id), found.before)
+        server = session.get_one(Server, operation.server_id)
+        give(server, found.before)
+        if operation.request.get(WAITS_AGAIN) and not operation.cancel_requested:
+            server.pending = operation.request["pending"]
+            _hold(server, found, waits=True)

@@ -22,7 +22,16 @@ from innkeeper.db.models import (
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, allowed_verbs
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import attachments, cards, disks, events, journal, paging, resizing
+from innkeeper.services import (
+    attachments,
+    cards,
+    disks,
+    events,
+    journal,
+    paging,
+    pending,
+    resizing,
+)
 from innkeeper.services.views import DiskView, NicView, Page, ServerView
 
 
@@ -85,6 +94,7 @@ def _view(row: Row[Any], data: list[DiskView], nics: list[NicView]) -> ServerVie
         vcpus=server.vcpus,
         memory_mib=server.memory_mib,
         disk_gib=server.disk_gib,
+        cpu=dict(server.cpu),
         address=ip,
         mac=mac,
         edge_address=host.edge_address if host else None,
@@ -98,6 +108,8 @@ def _view(row: Row[Any], data: list[DiskView], nics: list[NicView]) -> ServerVie
         allowed=[] if server.operation_id else allowed_verbs(status),
         disks=data,
         nics=nics,
+        conditions=pending.conditions(server),
+        pending_resize=pending.shown(server),
         created_at=server.created_at,
         updated_at=server.updated_at,
         deleted_at=server.deleted_at,

@@ -8,6 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import Disk, Host, PortForward, Project, Server
+from innkeeper.domain import tuning
 from innkeeper.domain.placement import Capacity, Demand, place, require_chosen
 from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.specs import ShelveRequest, UnshelveRequest
@@ -49,19 +50,22 @@ def _refuse_further_disks(session: Session, server: Server) -> None:
 
 def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[str, Any]:
     quota = session.get_one(Project, server.project_id).quota
+    demand = resizing.demand_of(server)
     require_within(  # its place among the servers and its disk were never given back
         Amounts(-1, quota.vcpus, quota.memory_mib, -1),
         reservations.reserved_by_project(session, server.project_id),
-        Amounts(0, server.vcpus, server.memory_mib, 0),
+        Amounts(0, demand.vcpus, demand.memory_mib, 0),
     )
     if body.host and not session.scalar(select(Host.id).where(Host.name == body.host)):
         raise NotFound(f"There is no host '{body.host}': see `innkeeper host list`.")
-    demand = Demand(server.vcpus, server.memory_mib, server.disk_gib)
     capacities = reservations.capacities(session, lock=True)
     verdict = place(demand, [judged(session, server, host, body.host) for host in capacities])
     host = session.get_one(Host, require_chosen(verdict))
     reservations.move(session, server, host)
-    room = resizing.fresh_shape(demand, host)  # what it can grow to live is the new host's matter
+    size = Demand(server.vcpus, server.memory_mib, server.disk_gib)
+    room = resizing.fresh_shape(
+        size, host, server.cpu
+    )  # what it can grow to live is the new host's matter
     server.max_vcpus, server.max_memory_mib = room.max_vcpus, room.max_memory_mib
     return {"verdict": verdict.as_dict()}
 
@@ -78,6 +82,9 @@ def judged(session: Session, server: Server, capacity: Capacity, wanted: str | N
     before = session.get(Host, server.host_id) if server.host_id else None
     if before is not None and (before.virt_type == "test") != (host.virt_type == "test"):
         objections.append("one of it and the server is simulated, the other is not")
+    pin = server.cpu.get("pin")
+    if pin and max(tuning.cpus(pin)) >= host.vcpus:
+        objections.append(f"the server is pinned to CPUs {pin}, of which it has {host.vcpus}")
     ports = session.scalars(select(PortForward.port).where(PortForward.server_id == server.id))
     taken = session.scalars(
         select(PortForward.port).where(

@@ -4,19 +4,16 @@ from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, Field
 
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.planning import Effect
+from innkeeper.services.conditions import ChangeView as ChangeView  # noqa: PLC0414 - asked for here
+from innkeeper.services.conditions import ConditionView, PendingResizeView
+from innkeeper.services.conditions import View as View  # noqa: PLC0414
 
 T = TypeVar("T")
 Role = Literal["admin", "operator", "user"]
-
-
-class View(BaseModel):
-    """Base of the read models."""
-
-    model_config = ConfigDict(from_attributes=True, frozen=True)
 
 
 class Page(BaseModel, Generic[T]):
@@ -69,7 +66,7 @@ class NicView(View):
     mac: str
     address: str | None
     gateway: str | None = None
-    dns: list[str] = []
+    dns: list[str] = Field(default_factory=list)
     inbound_kb: int | None = None
     outbound_kb: int | None = None
     phase: Literal["attaching", "attached"]
@@ -90,6 +87,7 @@ class ServerView(View):
     vcpus: int
     memory_mib: int
     disk_gib: int
+    cpu: dict[str, int | str] = Field(default_factory=dict)
     address: str | None
     mac: str | None
     edge_address: str | None
@@ -101,8 +99,10 @@ class ServerView(View):
     maintenance_window: str | None = None
     root_password_available: bool
     allowed: list[Verb]
-    disks: list[DiskView] = []
-    nics: list[NicView] = []
+    disks: list[DiskView] = Field(default_factory=list)
+    nics: list[NicView] = Field(default_factory=list)
+    conditions: list[ConditionView] = Field(default_factory=list)
+    pending_resize: PendingResizeView | None = None
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None
@@ -186,6 +186,7 @@ class OperationView(View):
     cancel_requested: bool
     snapshot_id: UUID | None = None
     disk_id: UUID | None = None
+    deferred: bool = False
     verdict: dict[str, Any] | None
     error: str | None
     created_at: datetime
@@ -193,15 +194,6 @@ class OperationView(View):
     ended_at: datetime | None
     step_names: list[str]
     steps: list[StepView]
-
-
-class ChangeView(View):
-    """One change of a plan; null: there is nothing before, or after."""
-
-    effect: Effect
-    subject: str
-    before: str | None
-    after: str | None
 
 
 class HostRoom(View):
@@ -239,6 +231,14 @@ class ChangePlan(View):
     digest: str
 
 
+class ResourcesView(View):
+    """What becomes of wanted resources; without a change, the server has (or would get) them."""
+
+    changed: bool
+    operation: OperationView | None = None
+    plans: list[ChangePlan] = Field(default_factory=list)
+
+
 class HostView(View):
     """A host, its size and what is reserved of it."""
 
@@ -256,7 +256,7 @@ class HostView(View):
     memory_overcommit: float
     enabled: bool
     reachable: bool
-    bridges: list[str] = []
+    bridges: list[str] = Field(default_factory=list)
     reserved_vcpus: int = 0
     reserved_memory_mib: int = 0
     reserved_disk_gib: int = 0
@@ -301,13 +301,19 @@ class Size(View):
 
 
 class HostAllocation(View):
-    """A host's size with overcommit, what servers hold of it, and what is left."""
+    """A host's size with overcommit, what servers hold of it, and what is left.
+
+    `margin` is what is left before more than the usual part of memory or disk is taken: beyond it
+    nothing is refused, but `warnings` say so.
+    """
 
     name: str
     enabled: bool
     limit: Size
     allocated: Size
     free: Size
+    margin: Size
+    warnings: list[str] = Field(default_factory=list)
 
 
 class ResourceLimits(View):

@@ -4,8 +4,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import libvirt
@@ -114,7 +115,9 @@ Definer = Callable[..., UUID]
 def define(host: Host) -> Definer:
     """Define a server with an empty disk, and return its id."""
 
-    def make(*, networks: tuple[str, ...] = (), server_id: UUID | None = None) -> UUID:
+    def make(
+        *, networks: tuple[str, ...] = (), server_id: UUID | None = None, **fields: Any
+    ) -> UUID:
         server = server_id or uuid4()
         path = storage.ensure_volume(host.conn, POOL, f"{server}-root.qcow2", DISK_BYTES)
         spec = DomainSpec(
@@ -129,7 +132,7 @@ def define(host: Host) -> Definer:
             disks=(DiskSpec(path),),
             nics=tuple(NicSpec(n, f"52:54:00:00:00:{i:02x}") for i, n in enumerate(networks)),
         )
-        guest.define(host.conn, domain_xml(spec))
+        guest.define(host.conn, domain_xml(replace(spec, **fields)))
         return server
 
     return make

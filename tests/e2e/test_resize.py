@@ -1,8 +1,13 @@
 """Resizing a guest that tells its size from inside; the tests are one life, in their order."""
 
+import os
+import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,6 +74,38 @@ class Life:
         assert memory_mib * 0.7 < self.memory() < memory_mib
         assert self.disk() == disk_gib
 
+    def tasks(self) -> dict[str, Path]:
+        """Return the threads that run its vCPUs, as the host's kernel shows them."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if self.server["id"].encode() not in (process / "cmdline").read_bytes():
+                    continue
+                for task in (process / "task").iterdir():
+                    if (name := (task / "comm").read_text().strip()).startswith("CPU "):
+                        found[name] = task
+        return found
+
+    def runs_on(self) -> set[frozenset[int]]:
+        """Return on which CPUs the host's kernel lets its vCPUs."""
+        tasks = self.tasks().values()
+        return {frozenset(os.sched_getaffinity(int(task.name))) for task in tasks}
+
+    def busy(self, seconds: float = 4.0) -> float:
+        """Return how many of a host's CPUs its busiest vCPU takes."""
+        tasks = self.tasks()
+
+        def ticks() -> dict[str, int]:
+            fields = {
+                n: (t / "stat").read_text().rpartition(")")[2].split() for n, t in tasks.items()
+            }
+            return {name: int(there[11]) + int(there[12]) for name, there in fields.items()}
+
+        before, begun = ticks(), time.monotonic()
+        time.sleep(seconds)
+        after, took = ticks(), time.monotonic() - begun
+        return max(after[n] - before[n] for n in before) / os.sysconf("SC_CLK_TCK") / took
+
     def count(self) -> tuple[int, str]:
         """Return how far the counting process is, and its id."""
         number, process = self.sh(f"cat {COUNT}").split()
@@ -112,6 +149,23 @@ def test_live_as_it_was_planned_and_a_process_goes_on(life: Life) -> None:
         life.estate.client.post(f"{life.path}/actions/resize", wanted, plan=plan["digest"])
 
 
+def test_weight_limit_and_place_while_it_runs(life: Life) -> None:
+    boot = life.estate.boot_id(life.server)
+    life.sh("(trap '' HUP; while :; do :; done) >/dev/null 2>&1 </dev/null & echo $! > /run/busy")
+    free = life.busy()
+    life.resize(cpu={"shares": 300, "limit": 5, "pin": "1"})
+    bound = life.busy()
+    print(f"a busy vCPU takes {free:.2f} CPUs, with a limit of 5 % {bound:.2f}")  # noqa: T201
+    assert bound < 0.07 < free
+    assert life.runs_on() == {frozenset({1})}
+    assert life.server["cpu"] == {"shares": 300, "limit": 5, "pin": "1"}
+    life.resize(cpu={"limit": 0, "pin": ""})
+    assert life.busy() > 0.07
+    assert life.runs_on() == {frozenset({0, 1})}
+    life.sh("kill -9 $(cat /run/busy)")
+    assert life.estate.boot_id(life.server) == boot
+
+
 def test_with_a_power_cycle_if_that_is_allowed(life: Life) -> None:
     boot = life.estate.boot_id(life.server)
     wanted = {"vcpus": 1, "memory_mib": 512, "disk_gib": 3}
@@ -119,9 +173,16 @@ def test_with_a_power_cycle_if_that_is_allowed(life: Life) -> None:
         life.ask(**wanted)
     assert "cannot be taken from a running guest" in refused.value.detail
     assert life.estate.boot_id(life.server) == boot
-    life.resize(**wanted, allow_power_cycle=True)
+    life.resize(**wanted, defer=True)
+    waits = life.estate.client.get(life.path)
+    assert [one["type"] for one in waits["conditions"]] == ["ReconfigurePendingPowerCycle"]
+    assert life.estate.boot_id(life.server) == boot, "nobody was interrupted"
+    operation = life.estate.act(life.server, "reboot")
+    assert operation["verb"] == "resize"
+    life.done("reboot", operation)
     life.seen(1, 512, 3)
     assert life.estate.boot_id(life.server) != boot
+    assert life.estate.client.get(life.path)["conditions"] == []
     eventually(lambda: life.filesystem() > 2.7, what="the file system")
 
 
@@ -136,13 +197,44 @@ def test_while_it_is_stopped(life: Life) -> None:
 
 def test_a_killed_power_cycle_is_resumed(life: Life) -> None:
     life.estate.stop_worker()
-    operation = life.ask(vcpus=2, memory_mib=192, allow_power_cycle=True)
+    operation = life.ask(
+        vcpus=2,
+        memory_mib=192,
+        allow_power_cycle=True,
+        cpu={"sockets": 2, "model": "qemu64"},
+    )
     doomed = life.estate.doomed_worker("resize", "turn-on", "before")
     eventually(lambda: doomed.poll() is not None, seconds=DEATH_SECONDS, what="the kill")
     assert doomed.returncode == -signal.SIGKILL
     life.estate.start_worker()
     life.done("resumed", operation)
     life.seen(2, 192, 4)
+    cpuinfo = life.sh("cat /proc/cpuinfo")
+    assert len(set(re.findall(r"physical id\s*: (\d+)", cpuinfo))) == 2, "two sockets"
+    assert "QEMU Virtual CPU" in cpuinfo, "of that model"
+
+
+def test_all_that_is_wanted_at_once_and_nothing_twice(life: Life) -> None:
+    path, size = f"{life.path}/resources", {"vcpus": 2, "memory_mib": 192, "disk_gib": 4}
+    fine = {"sockets": 2, "model": "qemu64"}
+    disk = {"name": unique("data"), "size_gib": 1}
+
+    def put(**fields: Any) -> None:
+        begun = life.estate.client.put(path, size | fields)
+        assert begun["changed"]
+        eventually(lambda: not life.estate.server(life.server)["conditions"], what="all of it")
+        assert life.estate.audit() == []
+        assert not life.estate.client.put(path, size | fields)["changed"], "it is done once"
+
+    put(cpu=fine | {"limit": 80, "shares": 300}, disks=[disk])
+    there = life.estate.server(life.server)
+    assert (there["cpu"]["limit"], [one["name"] for one in there["disks"]]) == (80, [disk["name"]])
+    serial = there["disks"][0]["device"].rpartition("virtio-")[2]
+    find = f"for d in /sys/block/vd*; do grep -q {serial} $d/serial && cat $d/size; done; true"
+    assert life.sh(find) == str(2**21)
+    put(cpu=fine | {"shares": 300}, disks=[], remove_disks="delete")
+    assert life.estate.server(life.server)["disks"] == []
+    assert life.sh(find) == ""
 
 
 def test_layers_of_other_sizes_are_reverted_to_and_merged(life: Life) -> None:
@@ -190,6 +282,25 @@ def test_a_memory_stands_in_the_way_of_another_memory_only(life: Life) -> None:
     life.resize(memory_mib=256)
     life.done("reboot", life.estate.act(life.server, "reboot"))
     life.seen(2, 256, 7)
+
+
+def test_what_waits_is_done_when_the_window_opens(life: Life) -> None:
+    boot = life.estate.boot_id(life.server)
+    operation = life.ask(cpu={"sockets": 0, "model": ""}, defer=True)
+    assert operation["deferred"]
+    life.estate.reconcile()
+    assert life.estate.boot_id(life.server) == boot, "it has no window"
+    hour = timedelta(hours=1)
+    window = f"daily {datetime.now(UTC) - hour:%H:%M}-{datetime.now(UTC) + hour:%H:%M}"
+    life.estate.client.patch(life.path, {"maintenance_window": window})
+    life.estate.reconcile()
+    query = {"server_id": life.server["id"], "limit": 1}
+    (resized,) = life.estate.client.items("/operations", **query)
+    assert (resized["verb"], resized["actor"]) == ("resize", "maintenance-window")
+    life.done("in its window", resized)
+    assert (life.server["cpu"], life.server["conditions"]) == ({"shares": 300}, [])
+    assert life.estate.boot_id(life.server) != boot
+    assert "QEMU Virtual CPU" not in life.sh("cat /proc/cpuinfo")
 
 
 def test_a_rebuild_keeps_the_size(life: Life) -> None:

@@ -59,6 +59,8 @@ from innkeeper.domain.specs import (
     VerifySnapshotRequest,
 )
 from innkeeper.domain.steps import STEPS
+from innkeeper.domain.tuning import CpuTuning
+from innkeeper.domain.wanted import ResourcesRequest, WantedDisk
 from innkeeper.hypervisor import disks as adapter
 from innkeeper.hypervisor import guest, network, nics, shape, storage
 from innkeeper.hypervisor.connection import connect, forget
@@ -72,6 +74,7 @@ from innkeeper.services import (
     identity,
     operations,
     reconcile,
+    resources,
     servers,
     snapshots,
     survey,
@@ -240,6 +243,7 @@ class Stage:
                 vcpus=1 if now.vcpus > 1 else 2,
                 memory_mib=512 if now.memory_mib < 512 else 192,
                 disk_gib=now.disk_gib + 1,
+                cpu=CpuTuning(limit=30 if now.cpu.get("limit") == 60 else 60),
                 allow_power_cycle=True,
             )
         if verb in {Verb.REVERT, Verb.VERIFY_SNAPSHOT}:
@@ -478,6 +482,9 @@ def _agreed(conn: libvirt.virConnect, server_id: UUID) -> None:
     """Assert that a server has one size, wherever one looks."""
     server = servers.get(server_id)
     assert shape.defined(conn, server_id)[:2] == (server.vcpus, server.memory_mib)
+    xml = conn.lookupByUUIDString(str(server_id)).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    limit = server.cpu.get("limit")
+    assert (f"<quota>{limit}000</quota>" in xml) if limit else ("<quota>" not in xml)
     if server.status is Status.ACTIVE:
         assert shape.vcpus(conn, server_id) == server.vcpus
         assert shape.memory_mib(conn, server_id) == server.memory_mib
@@ -603,7 +610,8 @@ def _live(stage: Stage) -> OperationView:
     least = ResizeRequest(vcpus=1, memory_mib=192, allow_power_cycle=True)
     if (now := servers.get(stage.standing)).vcpus > 1 or now.memory_mib > least.memory_mib:
         stage.do(Verb.RESIZE, least)
-    body = ResizeRequest(vcpus=3, memory_mib=300, disk_gib=now.disk_gib + 1)
+    limit = CpuTuning(limit=50 if now.cpu.get("limit") == 70 else 70)
+    body = ResizeRequest(vcpus=3, memory_mib=300, disk_gib=now.disk_gib + 1, cpu=limit)
     return stage.accept(Verb.RESIZE, body)
 
 
@@ -631,6 +639,86 @@ def test_killed_undo_of_a_live_resize_is_resumed(stage: Stage, point: Point) -> 
     kept = (server.vcpus, server.memory_mib, server.disk_gib)
     assert kept == (3, 192, disk), "what cannot be undone stays, and is written down"
     assert _starts(stage, operation.server_id) == before
+
+
+PROMISED = [
+    (verb, point)
+    for verb, killed in (
+        (Verb.START, {"accept", "turn-on", "adopt-shape"}),
+        (Verb.REBOOT, {"turn-off"}),
+    )
+    for point in sabotage.points(Verb.RESIZE)
+    if point.step in killed
+]
+"""The rest is as in a resize that never waited."""
+
+
+def _promised(stage: Stage, verb: Verb) -> OperationView:
+    """Have a start or a reboot accepted that is the resize which waited for it."""
+    stage.accept(Verb.RESIZE)  # there is one, without snapshots, that rests
+    stage.recover()
+    assert stage.standing is not None
+    if servers.get(stage.standing).status is Status.STOPPED:
+        stage.do(Verb.START)
+    if servers.get(stage.standing).vcpus == 1:
+        stage.do(Verb.RESIZE, ResizeRequest(vcpus=2))
+    memory = 192 if servers.get(stage.standing).memory_mib > 700 else 1400
+    body = ResizeRequest(memory_mib=memory, vcpus=1, defer=True)
+    assert stage.request(Verb.RESIZE, stage.standing, body).deferred
+    if verb is Verb.START:
+        stage.do(Verb.STOP)
+    operation = stage.request(verb, stage.standing, None)
+    assert operation.verb is Verb.RESIZE
+    return operation
+
+
+@pytest.mark.parametrize(("verb", "point"), PROMISED, ids=str)
+def test_killed_resize_that_had_waited_is_resumed(stage: Stage, verb: Verb, point: Point) -> None:
+    operation = _promised(stage, verb)
+    before = _starts(stage, operation.server_id)
+    assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
+    stage.recover()
+    _settled(stage, operation, status=Status.ACTIVE, phase="succeeded")
+    server = servers.get(operation.server_id)
+    assert (server.vcpus, server.memory_mib in {192, 1400}) == (1, True)
+    assert (server.conditions, server.pending_resize) == ([], None)
+    if verb is Verb.REBOOT:
+        assert _starts(stage, operation.server_id) == before + 1, "interrupted once"
+
+
+@pytest.mark.parametrize("point", sabotage.undo_points(Verb.RESIZE, "adopt-shape")[:2], ids=str)
+def test_killed_undo_of_a_start_that_is_a_resize(stage: Stage, point: Point) -> None:
+    operation = _promised(stage, Verb.START)
+    assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
+    stage.recover()
+    _settled(stage, operation, status=Status.STOPPED, phase="failed")
+
+
+@pytest.mark.parametrize("moment", sabotage.MOMENTS)
+def test_killed_between_the_operations_of_wanted_resources(stage: Stage, moment: str) -> None:
+    stage.accept(Verb.RESIZE)  # there is one, without snapshots, that rests
+    stage.recover()
+    assert stage.standing is not None
+    now = servers.get(stage.standing)
+    had = [WantedDisk(name=one.name, size_gib=one.size_gib) for one in now.disks]
+    disk = WantedDisk(name=f"disk-{uuid4().hex[:8]}", size_gib=1)
+    wanted = ResourcesRequest(
+        vcpus=now.vcpus,
+        memory_mib=now.memory_mib,
+        disk_gib=now.disk_gib + 1,
+        disks=[*had, disk],
+    )
+    first = resources.put(now.id, wanted, project_id=None, actor="tester", role="admin")
+    assert first
+    point = Point(Verb.RESIZE, "complete", moment)
+    assert sabotage.run_and_die(stage.spawn, point, first.id) == -signal.SIGKILL
+    stage.recover()
+    reconciliation.pursue_wanted()
+    stage.recover()
+    _settled(stage, first, status=now.status, phase="succeeded")
+    after = servers.get(now.id)
+    assert (after.disk_gib, len(after.disks)) == (now.disk_gib + 1, len(had) + 1)
+    assert after.conditions == []
 
 
 @pytest.mark.parametrize("verb", list(Verb))

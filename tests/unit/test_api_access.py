@@ -27,6 +27,8 @@ ROUTES_OF_A_SERVER = [
     ("POST", "/servers/{server}/actions/suspend"),
     ("POST", "/servers/{server}/actions/resume"),
     ("POST", "/servers/{server}/actions/resize"),
+    ("DELETE", "/servers/{server}/pending-resize"),
+    ("PUT", "/servers/{server}/resources"),
     ("POST", "/servers/{server}/actions/shelve"),
     ("POST", "/servers/{server}/actions/unshelve"),
     ("POST", "/servers/{server}/actions/migrate"),
@@ -107,6 +109,7 @@ BODIES: dict[str, Any] = {
     "/servers/{server}/actions/grow-disk": {"disk": "d", "size_gib": 2},
     "/servers/{server}/actions/attach-nic": {"name": "n"},
     "/servers/{server}/actions/detach-nic": {"nic": "n"},
+    "/servers/{server}/resources": {"vcpus": 1, "memory_mib": 192, "disk_gib": 1},
     "/hosts/{id}": {},
     "/projects/{id}/quota": {},
     "/snapshot-policies": {"name": "p", "schedule": "daily:1"},
@@ -138,7 +141,7 @@ def test_a_foreign_id_is_not_found(api: Api) -> None:
         "project": str(api.project_id),
     }
     for method, path in ROUTES_OF_A_SERVER:
-        body = BODIES.get(path) if method == "POST" else None
+        body = BODIES.get(path) if method in {"POST", "PUT"} else None
         foreign = problem(api(method, path.format(**ids), "stranger", json=body), 404, "not-found")
         unknown = {name: str(uuid4()) for name in ids}
         answer = api(method, path.format(**unknown), "stranger", json=body)

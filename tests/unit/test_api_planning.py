@@ -28,6 +28,7 @@ def test_every_route_that_makes_an_operation_has_a_dry_run() -> None:
     assert others == {
         f"post {V1}/images",
         f"post {V1}/operations/{{operation_id}}/cancel",
+        f"put {V1}/servers/{{server_id}}/resources",  # several, one after another
         f"post {V1}/hosts/{{host_id}}/drain",  # it makes operations, in its own time
     }
 
@@ -79,7 +80,7 @@ def test_dry_runs_of_creation_deletion_and_snapshots(api: Api, catalogue: Catalo
 @sqlite
 def test_limits_and_what_hosts_have_left(api: Api, catalogue: Catalogue) -> None:
     catalogue.set_hosts("beta", enabled=False)
-    active(catalogue, plan="small")
+    server_id = active(catalogue, plan="small")
     seen = api("GET", "/resource-limits", who="operator").json()
     assert seen["smallest"] == {"vcpus": 1, "memory_mib": 192, "disk_gib": 1}
     assert seen["largest"]["vcpus"] == 32
@@ -87,6 +88,14 @@ def test_limits_and_what_hosts_have_left(api: Api, catalogue: Catalogue) -> None
     assert alpha["limit"] == {"vcpus": 16, "memory_mib": 16384, "disk_gib": 200}
     assert alpha["allocated"] == {"vcpus": 1, "memory_mib": 1024, "disk_gib": 10}
     assert alpha["free"] == {"vcpus": 15, "memory_mib": 15360, "disk_gib": 190}
+    assert alpha["margin"] == {"vcpus": 15, "memory_mib": 13107 - 1024, "disk_gib": 170}
+    assert alpha["warnings"] == beta["warnings"] == []
+    path = f"/servers/{server_id}/actions/resize?dry_run=true"
+    plan = api("POST", path, json={"disk_gib": 181}).json()
+    assert "More than 90% of the disk of alpha is taken." in plan["warnings"]
+    body = {"memory_mib": 13200, "allow_power_cycle": True}
+    plan = api("POST", path, json=body).json()
+    assert "More than 80% of the memory of alpha is taken." in plan["warnings"]
     assert (beta["enabled"], beta["free"]) == (False, beta["limit"])
     assert api("GET", "/resource-limits").json()["hosts"] == []
 

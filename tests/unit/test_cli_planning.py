@@ -48,6 +48,48 @@ def test_a_resize_sends_what_was_named(paper: PaperApi) -> None:
     run("server", "resize", "web", "--vcpus", "33", code=2)
 
 
+def test_a_resize_that_waits_and_a_cpu(paper: PaperApi) -> None:
+    path = f"{SERVER}/actions/resize"
+    paper.on("POST", path, an_operation(verb="resize", phase="succeeded", deferred=True))
+    shown = run("server", "resize", "web", "--defer", "--sockets", "2", "--pin", "0-1")
+    assert "web: the resize waits for a power cycle" in shown.stdout
+    fine = {"sockets": 2, "pin": "0-1"}
+    sent = {"cpu": fine, "allow_power_cycle": False, "defer": True, "expand": "online"}
+    assert paper.bodies("POST", path) == [sent]
+    paper.on("DELETE", f"{SERVER}/pending-resize", a_server())
+    assert "no resize waits any more" in run("server", "cancel-resize", "web").stdout
+
+
+def test_what_waits_is_shown(paper: PaperApi) -> None:
+    change = {"effect": "power_cycle", "subject": "vCPUs", "before": "2", "after": "1"}
+    waiting = {"since": "2026-11-26T12:00:00Z", "operation_id": ident("op"), "asked_by": "alice"}
+    waiting |= {"vcpus": 1, "memory_mib": 192, "disk_gib": 1, "changes": [change], "reasons": {}}
+    told = {"type": "ReconfigurePendingPowerCycle", "message": "A resize waits."}
+    told |= {"since": "2026-11-26T12:00:00Z"}
+    server = a_server(conditions=[told], pending_resize=waiting, cpu={"limit": 50})
+    paper.on("GET", SERVER, server)
+    paper.on("GET", "/servers", page(server))
+    shown = run("server", "show", "web").stdout
+    assert re.search(r"ReconfigurePendingPowerCycle +A resize waits\.", shown)
+    assert re.search(r"resize that waits +vCPUs: 2 -> 1", shown)
+    assert re.search(r"cpu +limit 50", shown)
+
+
+def test_wanted_resources(paper: PaperApi) -> None:
+    path = f"{SERVER}/resources"
+    size = ("--vcpus", "2", "--memory", "192", "--disk", "4")
+    paper.on("PUT", path, {"changed": True, "operation": an_operation(verb="resize"), "plans": []})
+    assert "resize accepted" in run("server", "resources", "web", *size).stdout
+    paper.on("PUT", path, {"changed": False, "operation": None, "plans": []})
+    told = run("server", "resources", "web", *size, "--data", "d=5", "--remove-disks", "keep")
+    assert "nothing to do" in told.stdout
+    bodies = paper.bodies("PUT", path)
+    assert "disks" not in bodies[0]
+    assert bodies[1]["disks"] == [{"name": "d", "size_gib": 5}]
+    assert bodies[1]["remove_disks"] == "keep"
+    run("server", "resources", "web", *size, "--data", "d", code=2)
+
+
 def test_a_plan_is_printed_and_can_be_brought_back(paper: PaperApi) -> None:
     path = f"{SERVER}/actions/resize"
     paper.on("POST", path, a_plan())

@@ -97,6 +97,25 @@ CASES: dict[str, Element] = {
             nvram_path=_POOL / "nvram.fd",
         )
     ),
+    "domain-tuned": domain_element(
+        DomainSpec(
+            server_id=_SERVER,
+            project_id=_PROJECT,
+            operation_id=_OPERATION,
+            name="ik-web-7c3f6f0e",
+            vcpus=4,
+            memory_mib=512,
+            virt_type="qemu",
+            cpu={
+                "sockets": 2,
+                "threads": 2,
+                "model": "qemu64",
+                "shares": 500,
+                "limit": 25,
+                "pin": "0-1,3",
+            },
+        )
+    ),
     "volume-overlay": Volume(
         name="root.qcow2",
         capacity=10 * 2**30,

@@ -1,10 +1,12 @@
 """The one place where a server's domain document is made."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
+from innkeeper.domain import tuning
 from innkeeper.hypervisor.xml.devices import (
     Channel,
     Controller,
@@ -20,6 +22,7 @@ from innkeeper.hypervisor.xml.metadata import ServerMetadata
 from innkeeper.hypervisor.xml.system import (
     Clock,
     Cpu,
+    CpuTune,
     CurrentMemory,
     Features,
     FirmwareFeature,
@@ -27,6 +30,7 @@ from innkeeper.hypervisor.xml.system import (
     OperatingSystem,
     Timer,
     Vcpu,
+    VcpuPin,
 )
 
 VirtType = Literal["kvm", "qemu", "test"]
@@ -80,6 +84,7 @@ class DomainSpec:
     vcpus: int
     memory_mib: int
     virt_type: VirtType
+    cpu: Mapping[str, Any] = field(default_factory=dict)
     max_vcpus: int | None = None
     max_memory_mib: int | None = None
     title: str = ""
@@ -106,6 +111,7 @@ class Domain(Element, tag="domain"):
     memory: Memory = child()
     current_memory: CurrentMemory | None = child(default=None)
     vcpu: Vcpu = child()
+    cputune: CpuTune | None = child(default=None)
     os: OperatingSystem = child()
     features: Features | None = child(default=None)
     cpu: Cpu | None = child(default=None)
@@ -142,9 +148,10 @@ def domain_element(spec: DomainSpec) -> Domain:
         memory=Memory(amount=most_memory),
         current_memory=CurrentMemory(amount=spec.memory_mib) if below else None,
         vcpu=Vcpu(count=most_vcpus, current=spec.vcpus if most_vcpus > spec.vcpus else None),
+        cputune=_cputune(spec.cpu, most_vcpus),
         os=_operating_system(spec),
         features=_features(spec.virt_type),
-        cpu=_cpu(spec.virt_type),
+        cpu=_cpu(spec.virt_type, spec.cpu, most_vcpus),
         clock=_clock(spec.virt_type),
         devices=_devices(spec),
     )
@@ -169,10 +176,37 @@ def _features(virt_type: VirtType) -> Features:
     return Features()
 
 
-def _cpu(virt_type: VirtType) -> Cpu | None:
-    if virt_type == "kvm":
+def _cpu(virt_type: VirtType, fine: Mapping[str, Any], vcpus: int) -> Cpu | None:
+    """Return the processor; `vcpus` is the most there can be, which its topology counts."""
+    found = _model(virt_type, fine.get("model"))
+    there = tuning.arranged(fine)
+    if there is None:
+        return found
+    sockets, threads = there
+    cores = vcpus // (sockets * threads)
+    return replace(found or Cpu(), sockets=sockets, dies=1, cores=cores, threads=threads)
+
+
+def _model(virt_type: VirtType, model: str | None) -> Cpu | None:
+    if model == "host-passthrough" or (model is None and virt_type == "kvm"):
         return Cpu(mode="host-passthrough", check="none", migratable="on")
+    if model in tuning.MODES:
+        return Cpu(mode=model, check="none" if model == "maximum" else "partial")
+    if model:
+        return Cpu(mode="custom", match="exact", check="none", fallback="forbid", model=model)
     return Cpu(mode="maximum", check="none") if virt_type == "qemu" else None
+
+
+def _cputune(fine: Mapping[str, Any], vcpus: int) -> CpuTune | None:
+    shares, limit, pin = (fine.get(name) for name in tuning.SCHEDULING)
+    if not (shares or limit or pin):
+        return None
+    return CpuTune(
+        shares=shares,
+        period=tuning.PERIOD if limit else None,
+        quota=tuning.quota(limit) if limit else None,
+        pins=tuple(VcpuPin(vcpu=number, cpuset=pin) for number in range(vcpus)) if pin else (),
+    )
 
 
 def _clock(virt_type: VirtType) -> Clock:

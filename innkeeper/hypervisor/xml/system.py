@@ -56,11 +56,34 @@ class Features(Element, tag="features"):
 
 
 class Cpu(Element, tag="cpu"):
-    """Processor model that the guest sees."""
+    """Processor model that the guest sees, and how its vCPUs are arranged."""
 
-    mode: str = attribute("mode")
+    mode: str | None = attribute("mode", default=None)
+    match: str | None = attribute("match", default=None)
     check: str | None = attribute("check", default=None)
     migratable: str | None = attribute("migratable", default=None)
+    fallback: str | None = attribute("fallback", of="model", default=None)
+    model: str | None = text(of="model", default=None)
+    sockets: int | None = attribute("sockets", of="topology", default=None)
+    dies: int | None = attribute("dies", of="topology", default=None)
+    cores: int | None = attribute("cores", of="topology", default=None)
+    threads: int | None = attribute("threads", of="topology", default=None)
+
+
+class VcpuPin(Element, tag="vcpupin"):
+    """The host's CPUs that one vCPU runs on."""
+
+    vcpu: int = attribute("vcpu")
+    cpuset: str = attribute("cpuset")
+
+
+class CpuTune(Element, tag="cputune"):
+    """Weight against other guests, and bounds: quota of each period, in microseconds, a vCPU."""
+
+    shares: int | None = text(of="shares", default=None)
+    period: int | None = text(of="period", default=None)
+    quota: int | None = text(of="quota", default=None)
+    pins: tuple[VcpuPin, ...] = children(default=())
 
 
 class Timer(Element, tag="timer"):

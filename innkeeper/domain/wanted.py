@@ -1,0 +1,127 @@
+"""The whole wanted state of a server's resources, and what leads there, in a safe order."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from innkeeper.domain import tuning
+from innkeeper.domain.disks import LARGEST_GIB
+from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
+from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.placement import Demand
+from innkeeper.domain.specs import Name, ResizeRequest
+from innkeeper.domain.tuning import CpuTuning
+from innkeeper.errors import InvalidRequest
+
+MOST_DISKS = 16
+
+
+class WantedDisk(BaseModel):
+    """A data disk that the server is to have; a new or a kept one is attached."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Name
+    size_gib: int = Field(ge=1, le=LARGEST_GIB)
+
+
+class ResourcesRequest(BaseModel):
+    """What a server is to have, all of it; asked for twice it is done once."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    vcpus: int = Field(ge=1, le=32)
+    memory_mib: int = Field(ge=64, le=65536)
+    disk_gib: int = Field(ge=1, le=65536, description="Root disk in GiB; it only grows")
+    cpu: CpuTuning | None = Field(
+        default=None, description="All of its CPU's fine print; null: it stays as it is"
+    )
+    disks: list[WantedDisk] | None = Field(
+        default=None, max_length=MOST_DISKS, description="All data disks; null: they stay"
+    )
+    remove_disks: Literal["no", "keep", "delete"] = Field(
+        default="no",
+        description="Data disks that are left out: refuse, detach and keep, or delete them",
+    )
+    allow_power_cycle: bool = False
+    defer: bool = Field(default=False, description="As of a resize: what needs it waits")
+    expand: Literal["online", "offline"] = "online"
+
+    @model_validator(mode="after")
+    def _each_disk_once(self) -> Self:
+        names = [disk.name for disk in self.disks or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("each disk has one size: a name is there twice")
+        return self
+
+
+Step = tuple[Verb, BaseModel, str]
+"""A verb, its request, and what of the server it is about."""
+
+
+def difference(
+    wanted: ResourcesRequest,
+    size: Demand,
+    cpu: Mapping[str, Any],
+    disks: Mapping[str, int],
+    kept: Mapping[str, int],
+) -> list[Step]:
+    """Return what is left to do: the size first, then disks grown and attached, removed at last.
+
+    What may be refused comes before what loses something. `disks` are those that the server has,
+    with their GiB, `kept` those that no server has.
+
+    Raises:
+        InvalidRequest: a disk would shrink, or one is left out and may not be removed.
+    """
+    steps: list[Step] = []
+    there = {disk.name: disk.size_gib for disk in wanted.disks or ()}
+    gone = [] if wanted.disks is None else [name for name in disks if name not in there]
+    if gone and wanted.remove_disks == "no":
+        raise InvalidRequest(
+            f"Data disks are left out: {', '.join(sorted(gone))}. Name them, or say what becomes "
+            "of them (remove_disks: keep or delete)."
+        )
+    if resize := _resize(wanted, size, cpu):
+        steps.append((Verb.RESIZE, resize, "size"))
+    for name, gib in there.items():
+        has = disks.get(name, kept.get(name))
+        if has is not None and gib < has:
+            raise InvalidRequest(f"Disk '{name}' only grows: it has {has} GiB, {gib} asked.")
+        if name not in disks:
+            new = None if name in kept else gib
+            steps.append((Verb.ATTACH_DISK, AttachDiskRequest(name=name, size_gib=new), name))
+        if has is not None and gib > has:
+            grow = GrowDiskRequest(disk=name, size_gib=gib, expand=wanted.expand)
+            steps.append((Verb.GROW_DISK, grow, name))
+    keep = wanted.remove_disks == "keep"
+    steps += [(Verb.DETACH_DISK, DetachDiskRequest(disk=n, keep=keep), n) for n in sorted(gone)]
+    return steps
+
+
+def _resize(wanted: ResourcesRequest, size: Demand, cpu: Mapping[str, Any]) -> ResizeRequest | None:
+    fine = None if wanted.cpu is None else _fine(wanted.cpu, cpu)
+    if Demand(wanted.vcpus, wanted.memory_mib, wanted.disk_gib) == size and fine is None:
+        return None
+    return ResizeRequest(
+        vcpus=wanted.vcpus,
+        memory_mib=wanted.memory_mib,
+        disk_gib=wanted.disk_gib,
+        cpu=fine,
+        allow_power_cycle=wanted.allow_power_cycle,
+        defer=wanted.defer,
+        expand=wanted.expand,
+    )
+
+
+def _fine(wanted: CpuTuning, cpu: Mapping[str, Any]) -> CpuTuning | None:
+    """Return what of the fine print differs; what is not wanted any more is given back."""
+    after = tuning.merged({}, wanted)
+    nothing: dict[str, Any] = dict.fromkeys(CpuTuning.model_fields, 0) | {"model": "", "pin": ""}
+    changed = {
+        name: after.get(name, nothing[name])
+        for name in CpuTuning.model_fields
+        if after.get(name) != cpu.get(name)
+    }
+    return CpuTuning(**changed) if changed else None
