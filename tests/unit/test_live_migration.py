@@ -76,7 +76,10 @@ def hosts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ho
 
 
 def blueprint(**notes: Any) -> Any:
-    old, new = (SimpleNamespace(uri=name, name=name) for name in ("old", "new"))
+    old, new = (
+        SimpleNamespace(uri=name, name=name, channel="local:", edge_address=name)
+        for name in ("old", "new")
+    )
     return SimpleNamespace(
         server_id=uuid4(),
         name="web",
