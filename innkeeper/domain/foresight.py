@@ -1,7 +1,6 @@
 """What each verb would do to a server, from what the database knows of it: one rule a verb."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from pydantic import BaseModel
 
@@ -10,7 +9,6 @@ from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.nicspecs import AttachNicRequest
 from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.planning import Change, Effect, Plan
-from innkeeper.domain.resizing import Resize, Shape
 from innkeeper.domain.specs import (
     CloneRequest,
     MigrateRequest,
@@ -20,73 +18,11 @@ from innkeeper.domain.specs import (
     SnapshotRequest,
     SuspendRequest,
 )
+from innkeeper.domain.world import Card, DataDisk, World
 
 NONE = "none"
 OFF_AND_ON = "the guest is powered off and on"
 _LOST = "everything on its root disk is lost"
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A snapshot of the server, and whether the server's disk lies on it."""
-
-    id: str
-    name: str
-    memory: bool
-    current: bool
-
-
-@dataclass(frozen=True)
-class DataDisk:
-    """A data disk, and whether it is deleted with its server."""
-
-    name: str
-    size_gib: int
-    goes_with_server: bool = True
-
-
-@dataclass(frozen=True)
-class Card:
-    """A further network card: what it is plugged into, and its address there."""
-
-    name: str
-    told: str
-
-
-@dataclass(frozen=True)
-class World:
-    """A server as a plan is computed from it.
-
-    The subject is the snapshot that a verb names, `disk` the data disk and `card` the network card,
-    if there is one already.
-    `host` is where it will be, `home` where it was before; `live` is how a migration moves it,
-    and `pauses` whether the guest stands still meanwhile. `waits` is whether a resize waits for a
-    power cycle, and `waiting` what another one would have changed that waits until now.
-    """
-
-    name: str
-    status: Status
-    shape: Shape
-    host: str
-    image: str
-    snapshots: tuple[Kept, ...] = ()
-    subject: Kept | None = None
-    resize: Resize | None = None
-    disks: tuple[DataDisk, ...] = ()
-    disk: DataDisk | None = None
-    cards: tuple[Card, ...] = ()
-    card: Card | None = None
-    home: str = ""
-    live: bool = False
-    pauses: bool = False
-    waits: bool = False
-    waiting: tuple[Change, ...] = ()
-
-    @property
-    def runs(self) -> bool:
-        """Tell whether there is a guest that could be interrupted."""
-        return self.status is Status.ACTIVE
-
 
 Rule = Callable[[World, BaseModel], Plan]
 RULES: dict[Verb, Rule] = {}

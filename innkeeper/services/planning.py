@@ -16,11 +16,12 @@ from innkeeper.db.models import DataDisk as DataDiskRow
 from innkeeper.db.models import Disk, Host, Image, Operation, Project, Server, Snapshot
 from innkeeper.domain import planning
 from innkeeper.domain.diskspecs import DetachDiskRequest
-from innkeeper.domain.foresight import Card, DataDisk, Kept, World, foresee
+from innkeeper.domain.foresight import foresee
 from innkeeper.domain.lifecycle import BIRTHS, Status, Verb
 from innkeeper.domain.quotas import SnapshotAmounts
 from innkeeper.domain.specs import CloneRequest
 from innkeeper.domain.steps import STEPS
+from innkeeper.domain.world import Card, DataDisk, Kept, World
 from innkeeper.services import attachments, cards, layering, reservations, resizing
 from innkeeper.services.views import ChangePlan, ChangeView, HostRoom, NicView, QuotaRoom
 

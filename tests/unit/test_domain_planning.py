@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from innkeeper.contracts import REQUESTS
-from innkeeper.domain.foresight import NONE, OFF_AND_ON, RULES, Kept, World, foresee
+from innkeeper.domain.foresight import NONE, OFF_AND_ON, RULES, foresee
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.planning import (
@@ -18,6 +18,7 @@ from innkeeper.domain.planning import (
     require_unchanged,
 )
 from innkeeper.domain.resizing import Room, Shape, resize
+from innkeeper.domain.world import Kept, World
 from innkeeper.errors import InvalidRequest
 
 SHAPE = Shape(1, 192, 1, 4, 192)

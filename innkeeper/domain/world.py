@@ -1,0 +1,69 @@
+"""A server as a plan is computed from it."""
+
+from dataclasses import dataclass
+
+from innkeeper.domain.lifecycle import Status
+from innkeeper.domain.planning import Change
+from innkeeper.domain.resizing import Resize, Shape
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A snapshot of the server, and whether the server's disk lies on it."""
+
+    id: str
+    name: str
+    memory: bool
+    current: bool
+
+
+@dataclass(frozen=True)
+class DataDisk:
+    """A data disk, and whether it is deleted with its server."""
+
+    name: str
+    size_gib: int
+    goes_with_server: bool = True
+
+
+@dataclass(frozen=True)
+class Card:
+    """A further network card: what it is plugged into, and its address there."""
+
+    name: str
+    told: str
+
+
+@dataclass(frozen=True)
+class World:
+    """A server as a plan is computed from it.
+
+    The subject is the snapshot that a verb names, `disk` the data disk and `card` the network card,
+    if there is one already.
+    `host` is where it will be, `home` where it was before; `live` is how a migration moves it,
+    and `pauses` whether the guest stands still meanwhile. `waits` is whether a resize waits for a
+    power cycle, and `waiting` what another one would have changed that waits until now.
+    """
+
+    name: str
+    status: Status
+    shape: Shape
+    host: str
+    image: str
+    snapshots: tuple[Kept, ...] = ()
+    subject: Kept | None = None
+    resize: Resize | None = None
+    disks: tuple[DataDisk, ...] = ()
+    disk: DataDisk | None = None
+    cards: tuple[Card, ...] = ()
+    card: Card | None = None
+    home: str = ""
+    live: bool = False
+    pauses: bool = False
+    waits: bool = False
+    waiting: tuple[Change, ...] = ()
+
+    @property
+    def runs(self) -> bool:
+        """Tell whether there is a guest that could be interrupted."""
+        return self.status is Status.ACTIVE
