@@ -91,7 +91,7 @@ class Life:
         tasks = self.tasks().values()
         return {frozenset(os.sched_getaffinity(int(task.name))) for task in tasks}
 
-    def busy(self, seconds: float = 4.0) -> float:
+    def busy(self, seconds: float = 2.5) -> float:
         """Return how many of a host's CPUs its busiest vCPU takes."""
         tasks = self.tasks()
 

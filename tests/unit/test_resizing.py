@@ -13,6 +13,7 @@ from innkeeper.db.models import Disk, Event, Operation, Plan, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.naming import POOL
+from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.specs import ResizeRequest, RevertRequest, SnapshotRequest
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound, QuotaExceeded
 from innkeeper.hypervisor import guest, shape, storage
@@ -97,6 +98,25 @@ def test_two_cannot_oversubscribe_at_once(catalogue: Catalogue, race: Race) -> N
     with transaction() as session:
         host = reservations.capacities(session, lock=False)[0]
     assert host.free.vcpus >= 0
+
+
+def test_what_waits_is_taken_up_once(catalogue: Catalogue, race: Race) -> None:
+    server_id = active(catalogue)
+    ask(server_id, memory_mib=512, allow_power_cycle=False, defer=True)
+
+    def take_up(number: int) -> OperationView:
+        verb = Verb.RESIZE if number % 2 else Verb.REBOOT
+        body = PendingResizeRequest(allow_power_cycle=True) if number % 2 else None
+        return accept.request(verb, server_id, body, project_id=None, actor="tester")
+
+    results = race(6, take_up)
+    assert sum(isinstance(result, OperationView) for result in results) == 1
+    lost = [result for result in results if not isinstance(result, OperationView)]
+    assert all(isinstance(error, Conflict) for error in lost), lost
+    assert servers.get(server_id).pending_resize is None
+    with transaction() as session:
+        host = next(h for h in reservations.capacities(session, lock=False) if h.reserved.vcpus)
+    assert host.reserved.memory_mib == 512, "held once"
 
 
 @sqlite
