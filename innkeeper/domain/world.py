@@ -38,8 +38,7 @@ class Card:
 class World:
     """A server as a plan is computed from it.
 
-    The subject is the snapshot that a verb names, `disk` the data disk and `card` the network card,
-    if there is one already.
+    The subject is the snapshot that a verb names, `disk` and `card` those, if there already.
     `host` is where it will be, `home` where it was before; `live` is how a migration moves it,
     and `pauses` whether the guest stands still meanwhile. `waits` is whether a resize waits for a
     power cycle, and `waiting` what another one would have changed that waits until now.

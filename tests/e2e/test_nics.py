@@ -12,7 +12,8 @@ from benchmarks.create_steps import seconds_between
 from e2e.estate import Estate, eventually, unique
 from innkeeper.cli.client import Json
 from innkeeper.cli.failures import CliFailure
-from innkeeper.host.channel import open_channel
+from innkeeper.host import shaping
+from innkeeper.host.channel import HostChannel, open_channel
 from innkeeper.hypervisor import network, nics
 from innkeeper.hypervisor.connection import connect
 
@@ -84,9 +85,11 @@ class Life:
         conn = connect(self.estate.host(self.one["host"]).uri)
         return [name for name in network.network_names(conn) if "-iso-" in name]
 
+    def channel(self) -> HostChannel:
+        return open_channel(self.estate.host(self.one["host"]).channel_address)
+
     def on_host(self, *argv: str) -> str:
-        channel = open_channel(self.estate.host(self.one["host"]).channel_address)
-        return channel.run(list(argv)).check().stdout
+        return self.channel().run(list(argv)).check().stdout
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +168,20 @@ def test_a_second_card_on_the_own_network_gets_the_address_asked_for(life: Life)
     life.do(life.two, "detach-nic", nic="own")
     assert not life.hears(life.one, wanted)
     assert life.estate.boot_id(life.two) == life.boots[1]
+
+
+def test_a_limit_is_kept_or_refused_whole(life: Life) -> None:
+    obstacle = shaping.obstacle(life.channel())
+    wanted = {"name": "slow", "network": "isolated", "isolated": "slow", "outbound_kb": 100}
+    ended = life.estate.wait(life.estate.act(life.two, "attach-nic", **wanted))
+    assert life.estate.audit() == []
+    if obstacle is None:
+        assert ended["phase"] == "succeeded", ended["error"]
+        life.do(life.two, "detach-nic", nic="slow")
+    else:
+        assert f"cannot limit bandwidth ({obstacle})" in ended["error"]
+    assert [nic["name"] for nic in life.estate.server(life.two)["nics"]] == ["primary", "back"]
+    assert [name for name in life.isolated() if name.endswith("-slow")] == []
 
 
 def test_cards_are_there_after_a_night_and_a_stop_and_a_rebuild_knows_them(life: Life) -> None:
