@@ -338,8 +338,11 @@ def settle(session: Session, operation: Operation) -> None:
 
 
 def forget(session: Session, nic: Nic) -> Network | None:
-    """Delete the row of a card that is nowhere any more, with its address; return its network."""
-    network = session.get(Network, nic.network_id) if nic.network_id else None
+    """Delete the row of a card that is nowhere any more, with its address; return its network.
+
+    That is locked: who attaches another card to it meanwhile has its turn first, or later.
+    """
+    network = session.get(Network, nic.network_id, with_for_update=True) if nic.network_id else None
     session.execute(delete(Address).where(Address.nic_id == nic.id))
     session.delete(nic)
     session.flush()

@@ -34,7 +34,7 @@ def _left(session: Session, server: Server, wanted: ResourcesRequest) -> list[St
     rows = session.scalars(select(DataDisk).where(DataDisk.project_id == server.project_id)).all()
     held = {row.name: row.size_gib for row in rows if row.server_id == server.id}
     kept = {row.name: row.size_gib for row in rows if row.phase == "available"}
-    return difference(wanted, size, cpu, held, kept)
+    return difference(wanted, size, cpu, held, kept, own=server.cpu)
 
 
 def _locked(session: Session, server_id: UUID, project_id: UUID | None) -> Server:
@@ -155,7 +155,26 @@ def _next(server_id: UUID) -> OperationView | None:
     )
     if view.phase in {Phase.FAILED, Phase.CANCELLED} or (view.phase.ended and not view.deferred):
         raise Conflict(f"{verb} of {what} has {view.phase}: {view.error or 'it is not there'}")
-    return _next(server_id) or view if view.deferred else view
+    if not view.deferred:
+        return view
+    _require_waiting(server_id, view)
+    return _next(server_id) or view
+
+
+def _require_waiting(server_id: UUID, view: OperationView) -> None:
+    """See that a resize that was accepted to wait does so still; else it would be asked for again.
+
+    Raises:
+        ServerBusy: perhaps it is at work now.
+        Conflict: it was cancelled, or came to nothing.
+    """
+    with transaction() as session:
+        server = _locked(session, server_id, None)
+        if server.pending and server.pending["operation_id"] == str(view.id):
+            return
+        if server.operation_id is not None:
+            raise verifying.holder(session, server)
+    raise Conflict("the resize that waited was cancelled, or came to nothing")
 
 
 def _end(session: Session, server: Server, reason: str) -> None:
