@@ -332,17 +332,16 @@ def settle(session: Session, operation: Operation) -> None:
     if stands(session, operation, "plug-nic"):  # perhaps: so a detachment is the way out
         nic.phase = "attached"
         return
+    if nic.network_id:  # who attaches another card to it has its turn before this, or after
+        session.get(Network, nic.network_id, with_for_update=True)
     network = forget(session, nic)
     if network and not stands(session, operation, "make-network"):
         drop_unused(session, network)
 
 
 def forget(session: Session, nic: Nic) -> Network | None:
-    """Delete the row of a card that is nowhere any more, with its address; return its network.
-
-    That is locked: who attaches another card to it meanwhile has its turn first, or later.
-    """
-    network = session.get(Network, nic.network_id, with_for_update=True) if nic.network_id else None
+    """Delete the row of a card that is nowhere any more, with its address; return its network."""
+    network = session.get(Network, nic.network_id) if nic.network_id else None
     session.execute(delete(Address).where(Address.nic_id == nic.id))
     session.delete(nic)
     session.flush()

@@ -120,20 +120,22 @@ def put(
 def pursue(server_id: UUID) -> OperationView | None:
     """Go on towards what is wanted of a server: accept its next operation, if it is free.
 
-    A refusal ends it, and is told by an event.
+    Return it if it is to be started: a resize that waits is not. A refusal ends it, and is told by
+    an event.
     """
     with transaction() as session:
         server = session.get(Server, server_id)
         if server is None or server.wanted is None or server.operation_id is not None:
             return None
         identifier = server.wanted["id"]
+    view = None
     try:
-        return _next(server_id)
+        view = _next(server_id)
     except (verifying.ServerBusy, TransientError):
-        return None  # later
+        pass  # later
     except InnkeeperError as refused:
         _forget(server_id, identifier, str(refused))
-        return None
+    return view if view and view.phase is Phase.QUEUED else None
 
 
 def _next(server_id: UUID) -> OperationView | None:

@@ -23,6 +23,7 @@ from innkeeper.errors import Conflict, NoHostFits
 from innkeeper.services import accept, migrating, pending, reservations, resources, servers, survey
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import ChangePlan, OperationView
+from tasks import reconciliation
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 ME: dict[str, Any] = {"project_id": None, "actor": "me"}
@@ -62,6 +63,21 @@ def test_cancelling_what_waits_ends_the_wish_that_it_was_part_of(life: Life) -> 
     with transaction() as session:
         ended = session.scalars(select(Event).where(Event.kind == "server.resources.ended")).one()
     assert "the resize that waited was cancelled" in ended.reason
+
+
+def test_a_resize_that_waits_is_nothing_to_start(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(resources, "_next", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            want(life, memory_mib=512, defer=True)
+    started: list[str] = []
+    monkeypatch.setattr(reconciliation.dispatch, "dispatch", lambda view: started.append(view.verb))
+    assert reconciliation.pursue_wanted() == 0
+    assert started == []
+    assert servers.get(life.server_id).pending_resize
+    assert servers.get(life.server_id).conditions[0].type == "ReconfigurePendingPowerCycle"
 
 
 def test_what_is_wanted_takes_the_place_of_what_waits_all_of_it(life: Life) -> None:
