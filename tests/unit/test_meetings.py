@@ -1,5 +1,6 @@
 """Where waiting resizes, tuned CPUs, network cards, snapshots and migrations meet."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from stepwise import Life
 
 from innkeeper.db.models import Event, Host, Server
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.specs import (
     MigrateRequest,
@@ -20,12 +21,24 @@ from innkeeper.domain.specs import (
 from innkeeper.domain.tuning import CpuTuning
 from innkeeper.domain.wanted import ResourcesRequest, WantedDisk
 from innkeeper.errors import Conflict, NoHostFits
-from innkeeper.services import accept, migrating, pending, reservations, resources, servers, survey
+from innkeeper.hypervisor import guest
+from innkeeper.services import (
+    accept,
+    hostcheck,
+    migrating,
+    pending,
+    reservations,
+    resources,
+    servers,
+    survey,
+)
+from innkeeper.services.blueprint import HostBlueprint
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import ChangePlan, OperationView
 from tasks import reconciliation
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+CYCLE: dict[str, Any] = {"allow_power_cycle": True}
 ME: dict[str, Any] = {"project_id": None, "actor": "me"}
 
 
@@ -151,6 +164,34 @@ def test_a_pinning_that_waits_counts_for_where_it_may_go(life: Life) -> None:
             host.vcpus = 5
     with pytest.raises(NoHostFits, match="pinned to CPUs 5, of which it has 5"):
         accept.request(Verb.MIGRATE, life.server_id, MigrateRequest(allow_power_cycle=True), **ME)
+
+
+def test_a_host_that_has_not_its_cpu_is_found_out_before_it_is_shut_down(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.do(Verb.RESIZE, ResizeRequest(cpu=CpuTuning(model="qemu64", pin="0"), **CYCLE))
+    run = guest.domain_run_id(life.conn, life.server_id)
+    home = servers.get(life.server_id).host
+    there = {"online": {0}, "models": {"maximum"}}
+    asked = hostcheck.require_cpu
+
+    def real(host: HostBlueprint, fine: dict[str, Any]) -> None:
+        asked(replace(host, uri="qemu:///system", virt_type="qemu"), fine)
+
+    monkeypatch.setattr(hostcheck, "require_cpu", real)
+    monkeypatch.setattr(hostcheck, "connect", lambda uri: uri)
+    monkeypatch.setattr(hostcheck.cpu, "online", lambda *_: there["online"])
+    monkeypatch.setattr(hostcheck.cpu, "models", lambda *_: there["models"])
+    for why in ("cannot give a guest the CPU model 'qemu64'", "has no CPU 0 that is online"):
+        view = accept.request(Verb.MIGRATE, life.server_id, MigrateRequest(**CYCLE), **ME)
+        ended = life.carry(view)
+        assert ended.phase is Phase.FAILED
+        assert why in (ended.error or "")
+        assert guest.domain_run_id(life.conn, life.server_id) == run, "it was not interrupted"
+        there["online"] = {1}
+    there |= {"online": {0}, "models": {"qemu64"}}
+    life.do(Verb.MIGRATE, MigrateRequest(**CYCLE))
+    assert servers.get(life.server_id).host != home
 
 
 def test_a_memory_goes_on_with_no_other_processors(life: Life) -> None:
