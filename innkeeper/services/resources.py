@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from innkeeper.db.models import DataDisk, Operation, Server, now
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Phase
+from innkeeper.domain.lifecycle import Phase, Status
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.wanted import ResourcesRequest, Step, difference
 from innkeeper.errors import Conflict, InnkeeperError, NotFound, TransientError
@@ -54,6 +54,8 @@ def plan(
     """
     with transaction() as session:
         server = _locked(session, server_id, project_id)
+        if server.status == Status.DELETED:
+            raise Conflict(f"'{server.name}' is deleted: there is nothing to give it.")
         steps = _left(session, server, wanted)
         new = {what for verb, _, what in steps if verb == "attach-disk"}
     plans = []

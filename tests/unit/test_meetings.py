@@ -132,6 +132,8 @@ def test_plans_count_what_is_held_for_a_resize_that_waits(life: Life) -> None:
     life.do(Verb.DELETE)
     with transaction() as session:
         assert reservations.held_by_host(session) == {}
+    with pytest.raises(Conflict, match="'web' is deleted"):
+        want(life)
 
 
 def test_a_resize_waits_on_when_its_server_moves_and_is_done_there(life: Life) -> None:
