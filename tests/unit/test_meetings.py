@@ -8,9 +8,10 @@ from conftest import Catalogue
 from sqlalchemy import select
 from stepwise import Life
 
-from innkeeper.db.models import Event, Host, Server
+from innkeeper.db.models import Event, Host, Network, Nic, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Verb
+from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.specs import (
     MigrateRequest,
@@ -156,6 +157,27 @@ def test_a_resize_waits_on_when_its_server_moves_and_is_done_there(life: Life) -
         {"limit": 50},
     )
     assert survey.audit() == []
+
+
+def test_cards_stand_on_the_networks_of_where_their_server_is_now(life: Life) -> None:
+    neighbour = life.catalogue.create("neighbour")  # so the other host has a network of its own
+    life.carry(neighbour)
+    life.do(Verb.MIGRATE, MigrateRequest(**CYCLE))
+    life.do(Verb.ATTACH_NIC, AttachNicRequest(name="own"))
+    life.do(Verb.ATTACH_NIC, AttachNicRequest(name="b", network="isolated", isolated="back"))
+    with transaction() as session:
+        home = session.get_one(Server, life.server_id).host_id
+        ours = session.scalars(
+            select(Network.host_id)
+            .join(Nic, Nic.network_id == Network.id)
+            .where(Nic.server_id == life.server_id)
+        ).all()
+    assert ours == [home] * 3
+    with pytest.raises(Conflict, match=r"further network cards \(own, b\) and cannot migrate"):
+        accept.request(Verb.MIGRATE, life.server_id, MigrateRequest(**CYCLE), **ME)
+    for name in ("own", "b"):
+        life.do(Verb.DETACH_NIC, DetachNicRequest(nic=name))
+    life.do(Verb.MIGRATE, MigrateRequest(**CYCLE))
 
 
 def test_a_pinning_that_waits_counts_for_where_it_may_go(life: Life) -> None:
