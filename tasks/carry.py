@@ -19,7 +19,7 @@ from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.images.failure import ShelfFileDamaged
-from innkeeper.services import journal
+from innkeeper.services import hostcheck, journal
 from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
@@ -85,10 +85,12 @@ def turn(b: Blueprint) -> Iterator[None]:
 def carry_snapshots(b: Blueprint) -> str:
     """Copy the frozen files and memories of a server's snapshots, each proven; the guest goes on.
 
-    Before anything is copied, or anybody shut down, the new host has to have room for all.
+    Before anything is copied, or anybody shut down, the new host has to have room for all, and the
+    CPU that the guest was given.
     """
     if b.committed:
         return "they are there"
+    hostcheck.require_cpu(b.host, b.cpu)
     proven = dict(b.step_data.get(PROVEN, {}))
     names = [name for _kind, name in all_files(b)]
     if b.host.simulated:

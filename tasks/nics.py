@@ -1,10 +1,12 @@
 """Further network cards: their network, their address, plugged in, taken out; live if it runs."""
 
+from contextlib import suppress
 from uuid import UUID
 
 from innkeeper.domain.naming import card_host
 from innkeeper.hypervisor import nics, snapshot
 from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.errors import Absent
 from innkeeper.services import journal, networks
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.services.cards import CardBlueprint
@@ -41,6 +43,8 @@ def unmake_network(b: Blueprint) -> str:
     card = b.cards.subject
     if card is None or card.network_id is None:
         return "nothing was made"
+    if _plugged(b, card):
+        return "it stays: the server still has the card"
     return "removed" if networks.clear(card.network_id, but=card.id) else "it stays"
 
 
@@ -56,6 +60,16 @@ def _forgotten(b: Blueprint, card: CardBlueprint) -> str:
     return forget(b, card.network, card.mac, card.ip)
 
 
+def _plugged(b: Blueprint, card: CardBlueprint) -> bool:
+    """Tell whether the guest has the card now or would have it at its next start."""
+    connection = connect(b.host.uri)
+    with suppress(Absent):
+        there = nics.macs(connection, b.server_id, defined=True)
+        live = set() if b.host.simulated else nics.macs(connection, b.server_id)
+        return card.mac in there | live
+    return False
+
+
 @step("lease-nic")
 def lease_nic(b: Blueprint) -> str:
     """Tell the network's DHCP server which address the card gets, before it asks."""
@@ -65,7 +79,10 @@ def lease_nic(b: Blueprint) -> str:
 @lease_nic.undone_by
 def take_lease_back(b: Blueprint) -> str:
     """Remove the DHCP entry and end the lease."""
-    return _forgotten(b, b.cards.subject) if b.cards.subject else "gone"
+    card = b.cards.subject
+    if card and _plugged(b, card):
+        return "it stays: the server still has the card"
+    return _forgotten(b, card) if card else "gone"
 
 
 @step("plug-nic")

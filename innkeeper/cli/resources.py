@@ -60,6 +60,9 @@ def resources(
             typer.echo(f"{name} has all of it")
     elif not found["changed"]:
         typer.echo(f"{name} has all of it: nothing to do")
+    elif found["operation"].get("deferred"):
+        typer.echo(f"{name}: the resize waits for a power cycle; all else it has")
+        out.say(f"  see for what: innkeeper server show {name}")
     else:
         typer.echo(f"{name}: {found['operation']['verb']} accepted, the others follow it")
         out.say("  follow them with: innkeeper operation list")

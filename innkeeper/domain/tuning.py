@@ -107,6 +107,12 @@ def arranged(cpu: Mapping[str, Any]) -> tuple[int, int] | None:
     return cpu.get("sockets") or 1, cpu.get("threads") or 1
 
 
+def started_with(cpu: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the fine print a guest keeps until it is powered off."""
+    names = [name for subject in STARTED_WITH for name in SUBJECTS[subject]]
+    return {name: cpu[name] for name in names if cpu.get(name)}
+
+
 def require_topology(cpu: Mapping[str, Any], vcpus: int) -> None:
     """Pass when sockets, cores and threads multiply to the vCPUs.
 

@@ -66,11 +66,15 @@ def difference(
     cpu: Mapping[str, Any],
     disks: Mapping[str, int],
     kept: Mapping[str, int],
+    *,
+    own: Mapping[str, Any] | None = None,
 ) -> list[Step]:
     """Return what is left to do: the size first, then disks grown and attached, removed at last.
 
     What may be refused comes before what loses something. `disks` are those that the server has,
-    with their GiB, `kept` those that no server has.
+    with their GiB, `kept` those that no server has. Size and CPU are what it has or will have when
+    a resize that waits is done; `own` is the fine print that it has now, if that differs: another
+    resize takes the place of the one that waits, so it says all that differs from there.
 
     Raises:
         InvalidRequest: a disk would shrink, or one is left out and may not be removed.
@@ -83,7 +87,7 @@ def difference(
             f"Data disks are left out: {', '.join(sorted(gone))}. Name them, or say what becomes "
             "of them (remove_disks: keep or delete)."
         )
-    if resize := _resize(wanted, size, cpu):
+    if resize := _resize(wanted, size, cpu, cpu if own is None else own):
         steps.append((Verb.RESIZE, resize, "size"))
     for name, gib in there.items():
         has = disks.get(name, kept.get(name))
@@ -100,10 +104,14 @@ def difference(
     return steps
 
 
-def _resize(wanted: ResourcesRequest, size: Demand, cpu: Mapping[str, Any]) -> ResizeRequest | None:
-    fine = None if wanted.cpu is None else _fine(wanted.cpu, cpu)
-    if Demand(wanted.vcpus, wanted.memory_mib, wanted.disk_gib) == size and fine is None:
+def _resize(
+    wanted: ResourcesRequest, size: Demand, cpu: Mapping[str, Any], own: Mapping[str, Any]
+) -> ResizeRequest | None:
+    after = None if wanted.cpu is None else tuning.merged({}, wanted.cpu)
+    same = after is None or after == dict(cpu)
+    if Demand(wanted.vcpus, wanted.memory_mib, wanted.disk_gib) == size and same:
         return None
+    fine = None if after is None else _fine(after, own)
     return ResizeRequest(
         vcpus=wanted.vcpus,
         memory_mib=wanted.memory_mib,
@@ -115,13 +123,12 @@ def _resize(wanted: ResourcesRequest, size: Demand, cpu: Mapping[str, Any]) -> R
     )
 
 
-def _fine(wanted: CpuTuning, cpu: Mapping[str, Any]) -> CpuTuning | None:
+def _fine(after: Mapping[str, Any], own: Mapping[str, Any]) -> CpuTuning | None:
     """Return what of the fine print differs; what is not wanted any more is given back."""
-    after = tuning.merged({}, wanted)
     nothing: dict[str, Any] = dict.fromkeys(CpuTuning.model_fields, 0) | {"model": "", "pin": ""}
     changed = {
         name: after.get(name, nothing[name])
         for name in CpuTuning.model_fields
-        if after.get(name) != cpu.get(name)
+        if after.get(name) != own.get(name)
     }
     return CpuTuning(**changed) if changed else None

@@ -113,7 +113,7 @@ def restore(conn: libvirt.virConnect, memory: Path, layer: Path, network: str) -
     """Have the server go on from a memory file, with `layer` as its disk. It has to be off.
 
     The memory may be from another host: what lies beside the layer here, and the `network`, take
-    the place of what they were there.
+    the place of what they were there. It gets of the host's CPUs what it is defined with today.
 
     Raises:
         FileMissing: there is no such memory file.
@@ -133,8 +133,18 @@ def restore(conn: libvirt.virConnect, memory: Path, layer: Path, network: str) -
     for source in saved.iterfind("devices/interface/source"):
         source.attrib.clear()  # port and bridge are of then and there
         source.set("network", network)
+    domain = conn.lookupByUUIDString(saved.findtext("uuid", ""))
+    _tune_as(saved, parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
     document = ET.tostring(saved, encoding="unicode")
     conn.restoreFlags(str(memory), document, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+
+
+def _tune_as(saved: ET.Element, defined: ET.Element) -> None:
+    """Replace what a saved guest got of the host's CPUs then: who changed that meant it to last."""
+    for stale in saved.findall("cputune"):
+        saved.remove(stale)
+    if (fresh := defined.find("cputune")) is not None:
+        saved.append(fresh)
 
 
 def is_active(conn: libvirt.virConnect, server_id: UUID) -> bool:

@@ -332,6 +332,8 @@ def settle(session: Session, operation: Operation) -> None:
     if stands(session, operation, "plug-nic"):  # perhaps: so a detachment is the way out
         nic.phase = "attached"
         return
+    if nic.network_id:  # who attaches another card to it has its turn before this, or after
+        session.get(Network, nic.network_id, with_for_update=True)
     network = forget(session, nic)
     if network and not stands(session, operation, "make-network"):
         drop_unused(session, network)

@@ -1,5 +1,7 @@
 """What only a host can tell of a wanted CPU, asked before anything is locked or reserved."""
 
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -12,6 +14,7 @@ from innkeeper.domain.specs import ResizeRequest
 from innkeeper.errors import Forbidden, InvalidRequest
 from innkeeper.hypervisor import cpu
 from innkeeper.hypervisor.connection import connect
+from innkeeper.services.blueprint import HostBlueprint
 from innkeeper.services.views import Role
 
 
@@ -42,6 +45,21 @@ def require_possible(server_id: UUID, body: BaseModel, project_id: UUID | None) 
         _require_cpus(host.name, tuning.cpus(fine.pin), there)
     if fine.model and not simulated:
         _require_model(host.name, fine.model, cpu.models(connect(host.uri), host.virt_type))
+
+
+def require_cpu(host: HostBlueprint, fine: Mapping[str, Any]) -> None:
+    """Pass when a host that a server comes to has the CPUs and the model that it was given.
+
+    Raises:
+        InvalidRequest: the sentence says what there is.
+        HostUnreachable: the host does not tell.
+    """
+    if host.simulated:
+        return
+    if pin := fine.get("pin"):
+        _require_cpus(host.name, tuning.cpus(pin), cpu.online(connect(host.uri)))
+    if model := fine.get("model"):
+        _require_model(host.name, model, cpu.models(connect(host.uri), host.virt_type))
 
 
 def _require_cpus(host: str, wanted: tuple[int, ...], there: set[int]) -> None:

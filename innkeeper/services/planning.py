@@ -211,13 +211,14 @@ def _given_back(
     verb: Verb, world: World, server: Server, body: BaseModel
 ) -> tuple[int, int, int, int]:
     """Return the servers, vCPUs, memory and disk that the end of a verb gives back."""
+    held = resizing.demand_of(server)
     if verb is Verb.DELETE and server.reserved:
-        on_host = (server.vcpus, server.memory_mib) if server.placed else (0, 0)
-        return 1, *on_host, server.disk_gib + _erased(world)
+        on_host = (held.vcpus, held.memory_mib) if server.placed else (0, 0)
+        return 1, *on_host, held.disk_gib + _erased(world)
     if verb is Verb.DETACH_DISK and world.disk and isinstance(body, DetachDiskRequest):
         return 0, 0, 0, 0 if body.keep else world.disk.size_gib
     if verb is Verb.SHELVE:
-        return 0, server.vcpus, server.memory_mib, 0
+        return 0, held.vcpus, held.memory_mib, 0
     if world.resize:
         peak, end = world.resize.peak, world.resize.after
         return 0, peak.vcpus - end.vcpus, peak.memory_mib - end.memory_mib, 0
@@ -229,7 +230,7 @@ def _host(
 ) -> HostRoom | None:
     disk_gib = back[3]
     if verb is Verb.SHELVE:  # the project's still, but not on a host
-        disk_gib = server.disk_gib
+        disk_gib = resizing.demand_of(server).disk_gib
     elif not server.placed:
         disk_gib = 0
     subject = server.other_host_id or server.host_id

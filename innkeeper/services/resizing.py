@@ -98,7 +98,13 @@ def prepare(
     replaced = let_go(server)
     room = Room(host.vcpus, settings().memory_headroom)
     runs = server.status == Status.ACTIVE
-    found = resize(shape_of(server), wanted, room, runs=runs, cpu=_fine(server, body))
+    before, fine = shape_of(server), _fine(server, body)
+    if replaced.pending and (wanted, fine) == (before.demand, before.cpu):
+        raise Conflict(
+            f"'{server.name}' has this size now, and another resize of it waits: cancel that one "
+            f"(`innkeeper server cancel-resize {server.name}`) to have it stay as it is."
+        )
+    found = resize(before, wanted, room, runs=runs, cpu=fine)
     refuse_under_memory(session, server, found)
     ends: dict[str, Any] = {}
     if isinstance(body, PendingResizeRequest):
@@ -194,7 +200,8 @@ def _check_memory(session: Session, memory_mib: int) -> None:
 def refuse_under_memory(session: Session, server: Server, found: Resize) -> None:
     """Refuse what would leave snapshots with a memory that fits no server any more."""
     old, new = found.before, found.after
-    if (old.vcpus, old.memory_mib) == (new.vcpus, new.memory_mib):
+    same = (old.vcpus, old.memory_mib) == (new.vcpus, new.memory_mib)
+    if same and tuning.started_with(old.cpu) == tuning.started_with(new.cpu):
         return
     names = session.scalars(
         select(Snapshot.name)
@@ -204,7 +211,7 @@ def refuse_under_memory(session: Session, server: Server, found: Resize) -> None
     if names:
         raise Conflict(
             f"'{server.name}' has snapshots with its memory ({', '.join(names)}): a memory cannot "
-            "go on with other vCPUs or another size. Delete them first (`innkeeper snapshot "
+            "go on with other processors or another size. Delete them first (`innkeeper snapshot "
             "delete`); its disk can grow all the same."
         )
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from innkeeper.db.models import DataDisk, Operation, Server, now
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Phase
+from innkeeper.domain.lifecycle import Phase, Status
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.wanted import ResourcesRequest, Step, difference
 from innkeeper.errors import Conflict, InnkeeperError, NotFound, TransientError
@@ -34,7 +34,7 @@ def _left(session: Session, server: Server, wanted: ResourcesRequest) -> list[St
     rows = session.scalars(select(DataDisk).where(DataDisk.project_id == server.project_id)).all()
     held = {row.name: row.size_gib for row in rows if row.server_id == server.id}
     kept = {row.name: row.size_gib for row in rows if row.phase == "available"}
-    return difference(wanted, size, cpu, held, kept)
+    return difference(wanted, size, cpu, held, kept, own=server.cpu)
 
 
 def _locked(session: Session, server_id: UUID, project_id: UUID | None) -> Server:
@@ -54,6 +54,8 @@ def plan(
     """
     with transaction() as session:
         server = _locked(session, server_id, project_id)
+        if server.status == Status.DELETED:
+            raise Conflict(f"'{server.name}' is deleted: there is nothing to give it.")
         steps = _left(session, server, wanted)
         new = {what for verb, _, what in steps if verb == "attach-disk"}
     plans = []
@@ -120,20 +122,22 @@ def put(
 def pursue(server_id: UUID) -> OperationView | None:
     """Go on towards what is wanted of a server: accept its next operation, if it is free.
 
-    A refusal ends it, and is told by an event.
+    Return it if it is to be started: a resize that waits is not. A refusal ends it, and is told by
+    an event.
     """
     with transaction() as session:
         server = session.get(Server, server_id)
         if server is None or server.wanted is None or server.operation_id is not None:
             return None
         identifier = server.wanted["id"]
+    view = None
     try:
-        return _next(server_id)
+        view = _next(server_id)
     except (verifying.ServerBusy, TransientError):
-        return None  # later
+        pass  # later
     except InnkeeperError as refused:
         _forget(server_id, identifier, str(refused))
-        return None
+    return view if view and view.phase is Phase.QUEUED else None
 
 
 def _next(server_id: UUID) -> OperationView | None:
@@ -155,7 +159,26 @@ def _next(server_id: UUID) -> OperationView | None:
     )
     if view.phase in {Phase.FAILED, Phase.CANCELLED} or (view.phase.ended and not view.deferred):
         raise Conflict(f"{verb} of {what} has {view.phase}: {view.error or 'it is not there'}")
-    return _next(server_id) or view if view.deferred else view
+    if not view.deferred:
+        return view
+    _require_waiting(server_id, view)
+    return _next(server_id) or view
+
+
+def _require_waiting(server_id: UUID, view: OperationView) -> None:
+    """See that a resize that was accepted to wait does so still; else it would be asked for again.
+
+    Raises:
+        ServerBusy: perhaps it is at work now.
+        Conflict: it was cancelled, or came to nothing.
+    """
+    with transaction() as session:
+        server = _locked(session, server_id, None)
+        if server.pending and server.pending["operation_id"] == str(view.id):
+            return
+        if server.operation_id is not None:
+            raise verifying.holder(session, server)
+    raise Conflict("the resize that waited was cancelled, or came to nothing")
 
 
 def _end(session: Session, server: Server, reason: str) -> None:

@@ -82,9 +82,12 @@ def judged(session: Session, server: Server, capacity: Capacity, wanted: str | N
     before = session.get(Host, server.host_id) if server.host_id else None
     if before is not None and (before.virt_type == "test") != (host.virt_type == "test"):
         objections.append("one of it and the server is simulated, the other is not")
-    pin = server.cpu.get("pin")
-    if pin and max(tuning.cpus(pin)) >= host.vcpus:
-        objections.append(f"the server is pinned to CPUs {pin}, of which it has {host.vcpus}")
+    later = server.pending["after"]["cpu"] if server.pending else {}
+    objections += [
+        f"the server is pinned to CPUs {pin}, of which it has {host.vcpus}"
+        for pin in sorted({fine["pin"] for fine in (server.cpu, later) if fine.get("pin")})
+        if max(tuning.cpus(pin)) >= host.vcpus
+    ]
     ports = session.scalars(select(PortForward.port).where(PortForward.server_id == server.id))
     taken = session.scalars(
         select(PortForward.port).where(

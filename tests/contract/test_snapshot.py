@@ -19,7 +19,7 @@ from innkeeper.domain.naming import overlay, root_volume
 from innkeeper.errors import InnkeeperError
 from innkeeper.host import layers
 from innkeeper.host.local import LocalChannel
-from innkeeper.hypervisor import blockjob, guest, snapshot, storage
+from innkeeper.hypervisor import blockjob, cpu, guest, snapshot, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import AgentUnavailable
 from innkeeper.hypervisor.power import PowerState
@@ -74,7 +74,7 @@ class Booted:
         eventually(ended, 30)
         return base64.b64decode(found.get("out-data", "")).decode().strip()
 
-    def define(self, top: str, firmware: str = "bios") -> None:
+    def define(self, top: str, firmware: str = "bios", **fields: Any) -> None:
         spec = DomainSpec(
             server_id=self.server,
             project_id=uuid4(),
@@ -85,6 +85,7 @@ class Booted:
             virt_type="qemu",
             disks=(DiskSpec(self.pool_path / top),),
             firmware="uefi" if firmware == "uefi" else "bios",
+            **fields,
         )
         guest.define(self.conn, domain_xml(spec))
         self.top = top
@@ -199,13 +200,16 @@ class TestRunning:
         booted.sh("echo later > /root/later; sync")
         time.sleep(2)
         assert int(booted.sh("cat /dev/shm/count")) > count + 3
-        for _ in range(2):  # as often as one likes
+        for fine in ({"limit": 90, "pin": "1"}, {}):  # as often as one likes
             guest.destroy(booted.conn, booted.server)
             old, booted.top = booted.top, frozen
-            booted.define(booted.layer())
+            booted.define(booted.layer(), cpu=fine)
             storage.delete_volume(booted.conn, POOL, old)
             begun = time.monotonic()
             snapshot.restore(booted.conn, memory, booted.pool_path / booted.top, "none")
+            there = cpu.tuned(booted.conn, booted.server)
+            today = (True, ((1,),)) if fine else (False, ((0, 1),))
+            assert (there.quota == 90_000, there.pins) == today, "not what was saved"
             print(f"restored in {time.monotonic() - begun:.2f} s")  # noqa: T201
             assert snapshot.root_disk(booted.conn, booted.server).name == booted.top
             eventually(lambda: guest.agent_ping(booted.conn, booted.server), 20)

@@ -9,11 +9,12 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, text
+from conftest import Catalogue
+from sqlalchemy import inspect, select, text
 
 from innkeeper.db import migrate
-from innkeeper.db.models import Base
-from innkeeper.db.session import DatabaseUnavailable, engine, engine_for
+from innkeeper.db.models import Address, Base, Host, Network, Nic, Server
+from innkeeper.db.session import DatabaseUnavailable, engine, engine_for, transaction
 from innkeeper.settings import settings
 
 
@@ -50,6 +51,48 @@ def test_downgrade_leaves_nothing() -> None:
     with engine().begin() as connection:
         command.downgrade(migrate._config(connection), "base")
     assert inspect(engine()).get_table_names() == ["alembic_version"]
+
+
+@pytest.mark.usefixtures("database")
+def test_servers_survive_the_way_down_to_one_card_and_up_again(catalogue: Catalogue) -> None:
+    view = catalogue.create("web")
+    with transaction() as session:
+        server = session.get_one(Server, view.server_id)
+        assert server.host_id
+        near = Network(
+            project_id=server.project_id,
+            host_id=server.host_id,
+            name="near",
+            bridge="ik-near",
+            cidr="10.99.0.0/24",
+            kind="isolated",
+            label="near",
+        )
+        session.add(near)
+        session.flush()
+        cards = [
+            Nic(
+                server_id=server.id,
+                network_id=on,
+                mac=f"52:54:00:00:00:0{n}",
+                name=name,
+                position=n,
+            )
+            for n, (name, on) in enumerate({"near": near.id, "lan": None}.items(), 1)
+        ]
+        session.add_all(cards)
+        session.flush()
+        session.add(Address(network_id=near.id, nic_id=cards[0].id, ip="10.99.0.10"))
+    with migrate._migrating(settings().database_url) as connection:
+        command.downgrade(migrate._config(connection), "0010")
+    migrate.upgrade()
+    with transaction() as session:
+        assert [nic.name for nic in session.scalars(select(Nic))] == ["primary"]
+        assert [network.kind for network in session.scalars(select(Network))] == ["project"]
+        server = session.get_one(Server, view.server_id)
+        assert (server.cpu, server.pending, server.pending_vcpus) == ({}, None, 0)
+        hosts = session.scalars(select(Host)).all()
+        assert all((host.bridges, host.limits_bandwidth) == ([], False) for host in hosts)
 
 
 def test_sqlite_keeps_its_references_guarded_after_a_migration(home: Path) -> None:

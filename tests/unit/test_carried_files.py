@@ -90,6 +90,7 @@ def blueprint(*data: DataDiskBlueprint, live: bool = False, **notes: Any) -> Any
     }
     return SimpleNamespace(
         name="web",
+        cpu={},
         host=sides["new"],
         there=SimpleNamespace(host=sides["old"]),
         committed=False,

@@ -80,13 +80,16 @@ def test_wanted_resources(paper: PaperApi) -> None:
     size = ("--vcpus", "2", "--memory", "192", "--disk", "4")
     paper.on("PUT", path, {"changed": True, "operation": an_operation(verb="resize"), "plans": []})
     assert "resize accepted" in run("server", "resources", "web", *size).stdout
+    waits = an_operation(verb="resize", phase="succeeded", deferred=True)
+    paper.on("PUT", path, {"changed": True, "operation": waits, "plans": []})
+    assert "the resize waits" in run("server", "resources", "web", *size, "--defer").stdout
     paper.on("PUT", path, {"changed": False, "operation": None, "plans": []})
     told = run("server", "resources", "web", *size, "--data", "d=5", "--remove-disks", "keep")
     assert "nothing to do" in told.stdout
     bodies = paper.bodies("PUT", path)
     assert "disks" not in bodies[0]
-    assert bodies[1]["disks"] == [{"name": "d", "size_gib": 5}]
-    assert bodies[1]["remove_disks"] == "keep"
+    assert bodies[2]["disks"] == [{"name": "d", "size_gib": 5}]
+    assert bodies[2]["remove_disks"] == "keep"
     run("server", "resources", "web", *size, "--data", "d", code=2)
 
 

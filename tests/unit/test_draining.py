@@ -15,7 +15,8 @@ from innkeeper.db.models import Drain, Event, Server, now
 from innkeeper.db.session import transaction
 from innkeeper.domain.diskspecs import AttachDiskRequest
 from innkeeper.domain.lifecycle import Phase, Verb
-from innkeeper.domain.specs import CloneRequest, DrainRequest, SnapshotRequest
+from innkeeper.domain.nicspecs import AttachNicRequest
+from innkeeper.domain.specs import CloneRequest, DrainRequest, ResizeRequest, SnapshotRequest
 from innkeeper.errors import ClaimLost, NotFound
 from innkeeper.services import accept, draining, hosts, operations, servers, survey
 from innkeeper.services.verifying import ServerBusy
@@ -127,6 +128,26 @@ def test_what_cannot_leave_is_named_and_the_others_leave(catalogue: Catalogue) -
     later = inn.run(inn.begin())
     stay = {"kept": "stays", "twin": "stays", "suspended": "stays"}
     assert inn.states(later) == stay | {"fails": "moved"}
+
+
+def test_a_server_with_cards_stays_by_name_and_the_others_go(catalogue: Catalogue) -> None:
+    inn = Inn(catalogue, "carded", "waits", "free")
+    inn.do(Verb.ATTACH_NIC, "carded", AttachNicRequest(name="back"))
+    waits = ResizeRequest(memory_mib=512, defer=True)
+    accept.request(Verb.RESIZE, inn.ids["waits"], waits, project_id=None, actor="me")
+    told = {one.server: one for one in draining.foresee(inn.alpha, COLD).servers}
+    assert {name: one.state for name, one in told.items()} == {
+        "carded": "stays",
+        "waits": "waits",
+        "free": "waits",
+    }
+    view = inn.run(inn.begin())
+    assert view.phase == "incomplete"
+    assert inn.states(view) == {"carded": "stays", "waits": "moved", "free": "moved"}
+    for one in (told["carded"], next(one for one in view.servers if one.server == "carded")):
+        assert "has further network cards (back) and cannot migrate" in (one.reason or "")
+    assert servers.get(inn.ids["waits"]).pending_resize
+    assert survey.audit() == []
 
 
 def test_without_consent_nobody_is_interrupted(catalogue: Catalogue) -> None:

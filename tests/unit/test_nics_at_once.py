@@ -1,7 +1,11 @@
 """Network cards that are asked for at the same moment."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from uuid import UUID
 
+import pytest
 from conftest import Catalogue, Race
 from journaled import active
 from sqlalchemy import select
@@ -10,7 +14,7 @@ from innkeeper.db.models import Address, Network, Nic
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.nicspecs import AttachNicRequest
-from innkeeper.services import accept
+from innkeeper.services import accept, journal
 from innkeeper.services.views import OperationView
 
 
@@ -40,3 +44,31 @@ def test_one_mac_is_given_once(catalogue: Catalogue, race: Race) -> None:
     body = AttachNicRequest(name="lan", mac="02:00:00:00:00:01")
     outcomes = race(4, lambda number: ask(ids[number], body))
     assert sorted(type(o).__name__ for o in outcomes) == ["Conflict"] * 3 + ["OperationView"]
+
+
+@pytest.mark.parametrize("database", ["postgres"], indirect=True)  # SQLite has one writer at a time
+def test_a_network_that_is_given_up_while_another_comes_is_kept(catalogue: Catalogue) -> None:
+    first, second = (active(catalogue, f"web-{number}") for number in range(2))
+    body = AttachNicRequest(name="back", network="isolated", isolated="backend")
+    held = journal.claim(ask(first, body).id)
+    journal.undoing(held, "made to fail")
+    came = Event()
+
+    def come() -> None:
+        with transaction() as session:
+            isolated = select(Network).where(Network.kind == "isolated").with_for_update()
+            there = session.scalars(isolated).one().id
+            mac = "02:00:00:00:00:02"
+            session.add(Nic(server_id=second, network_id=there, mac=mac, name="back", position=1))
+            session.flush()
+            came.set()
+            time.sleep(0.5)
+
+    with ThreadPoolExecutor() as others:
+        coming = others.submit(come)
+        assert came.wait(10)
+        journal.undone(held)
+        coming.result()
+    with transaction() as session:
+        further = select(Nic.server_id).join(Network, Network.id == Nic.network_id)
+        assert session.scalars(further.where(Network.kind == "isolated")).all() == [second]

@@ -321,6 +321,7 @@ def test_over_http(api: Api, life: Waiting, started: list[UUID]) -> None:
     shown = api("GET", path).json()
     assert shown["conditions"][0]["type"] == "ReconfigurePendingPowerCycle"
     assert shown["pending_resize"]["memory_mib"] == 512
+    problem(api("DELETE", f"{path}/pending-resize", who="stranger"), 404, "not-found")
     assert api("DELETE", f"{path}/pending-resize").json()["conditions"] == []
     problem(api("DELETE", f"{path}/pending-resize"), 404, "not-found")
     ours = {"memory_mib": 512, "allow_power_cycle": True, "ends": "active", "vcpus": 1}

@@ -55,6 +55,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Forget further cards and isolated networks: detach them before, nobody looks after them."""
+    op.execute("DELETE FROM addresses WHERE nic_id IN (SELECT id FROM nics WHERE position > 0)")
+    op.execute("DELETE FROM nics WHERE position > 0")
+    op.execute("DELETE FROM networks WHERE kind <> 'project'")
     op.drop_index("uq_nics_further_mac", "nics")
     with op.batch_alter_table("nics") as nics:
         nics.drop_constraint(op.f("uq_nics_server_id_name"), type_="unique")
