@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from conftest import Definer, Host
 
 
+# The test driver has no cgroups.
+on_the_lab = pytest.mark.parametrize("host", ["lab"], indirect=True)
+
+
 def threads(server_id: UUID) -> dict[str, set[int]]:
     """Return on which CPUs the kernel lets each vCPU thread of a running guest."""
     found = {}
@@ -31,9 +35,8 @@ def threads(server_id: UUID) -> dict[str, set[int]]:
     return found
 
 
+@on_the_lab
 def test_a_running_guest_is_tuned_and_back(host: "Host", define: "Definer") -> None:
-    if not host.real:
-        pytest.skip("the test driver has no cgroups")
     server = define(vcpus=2, max_vcpus=4)
     guest.start(host.conn, server)
     before = cpu.tuned(host.conn, server)
@@ -52,9 +55,8 @@ def test_a_running_guest_is_tuned_and_back(host: "Host", define: "Definer") -> N
     assert all(cpus == {0, 1} for cpus in threads(server).values())
 
 
+@on_the_lab
 def test_a_guest_starts_with_what_it_is_defined_with(host: "Host", define: "Definer") -> None:
-    if not host.real:
-        pytest.skip("the test driver has no cgroups")
     fine = {"sockets": 2, "threads": 2, "model": "qemu64", "shares": 222, "limit": 30, "pin": "1"}
     server = define(vcpus=4, cpu=fine)
     guest.start(host.conn, server)

@@ -47,6 +47,7 @@ pytestmark = [
 BRIDGE, PORT = "ik-ansible", 2250
 FORWARDS: dict[int, tuple[str, int]] = {}
 BOOT_SECONDS = 600
+ENDED = "/run/cloud-init/result.json"
 
 
 def key_pair() -> tuple[str, str]:
@@ -222,17 +223,41 @@ def test_a_silent_guest_is_worth_a_retry(running: Target) -> None:
         configure(replace(running, port=PORT + 9), [])
 
 
-def test_a_deadline_ends_ansible(running: Target) -> None:
+@pytest.fixture
+def booting(running: Target) -> Iterator[Target]:
+    """The guest as it is before cloud-init has ended."""
+    inside(running, "mv", ENDED, f"{ENDED}.away")
+    yield running
+    inside(running, "sh", "-c", f"[ -e {ENDED} ] || mv {ENDED}.away {ENDED}")
+
+
+def test_the_first_boot_comes_first(booting: Target) -> None:
+    ended: list[float] = []
+
+    def end() -> None:
+        time.sleep(4.0)  # without waiting, the role takes 1.5 s
+        ended.append(time.monotonic())
+        inside(booting, "mv", f"{ENDED}.away", ENDED)
+
+    boot = threading.Thread(target=end)
+    boot.start()
+    configure(booting, [])
+    done = time.monotonic()
+    boot.join()
+    assert ended[0] < done
+
+
+def test_a_deadline_ends_ansible(booting: Target) -> None:
     with pytest.raises(ConfigurationTimedOut):
-        configure(running, [], deadline_seconds=1)
+        configure(booting, [], deadline_seconds=1)
     assert not remains()
     assert not _ansibles()
 
 
-def test_a_cancelled_run_ends_ansible(running: Target) -> None:
+def test_a_cancelled_run_ends_ansible(booting: Target) -> None:
     started = time.monotonic()
     with pytest.raises(OperationCancelled):
-        configure(running, [], cancelled=lambda: time.monotonic() - started > 1)
+        configure(booting, [], cancelled=lambda: time.monotonic() - started > 1)
     assert not _ansibles()
     assert not remains()
 
