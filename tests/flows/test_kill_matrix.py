@@ -5,83 +5,27 @@ run is killed in a process of its own. One point of every verb, and of every ver
 through Prefect's engine; the others run the same flow without it.
 """
 
-import gc
-import shutil
 import signal
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.context import ForkServerContext
-from pathlib import Path
-from typing import Literal
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-import libvirt
 import pytest
 import sabotage
-from pydantic import BaseModel
 from sabotage import Point
-from sqlalchemy import func, select
 
-from innkeeper import dispatch
-from innkeeper.db import migrate
-from innkeeper.db.models import (
-    Artifact,
-    DataDisk,
-    Disk,
-    Host,
-    Image,
-    Network,
-    Nic,
-    Operation,
-    Plan,
-    PortForward,
-    Project,
-    Quota,
-    Server,
-    ShelfFile,
-)
-from innkeeper.db.session import engine_for, transaction
-from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
-from innkeeper.domain.lifecycle import TRANSITIONS, Phase, Status, Verb
-from innkeeper.domain.naming import POOL, disk_of, disk_serial, server_of
-from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
-from innkeeper.domain.specs import (
-    CloneRequest,
-    DeleteSnapshotRequest,
-    MigrateRequest,
-    ResizeRequest,
-    RevertRequest,
-    ServerRequest,
-    SnapshotRequest,
-    VerifySnapshotRequest,
-)
+from innkeeper.db.models import Operation
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
+from innkeeper.domain.specs import ResizeRequest
 from innkeeper.domain.steps import STEPS
 from innkeeper.domain.tuning import CpuTuning
 from innkeeper.domain.wanted import ResourcesRequest, WantedDisk
-from innkeeper.hypervisor import disks as adapter
-from innkeeper.hypervisor import guest, network, nics, shape, storage
-from innkeeper.hypervisor.connection import connect, forget
-from innkeeper.hypervisor.errors import Absent
-from innkeeper.hypervisor.guest import OwnedDomain
-from innkeeper.images import shelf
-from innkeeper.lab.fleet import Lab
-from innkeeper.services import (
-    accept,
-    disks,
-    identity,
-    operations,
-    reconcile,
-    resources,
-    servers,
-    snapshots,
-    survey,
-)
-from innkeeper.services.views import DiskView, OperationView
-from innkeeper.settings import settings
+from innkeeper.services import operations, resources, servers
+from innkeeper.services.views import OperationView
 from tasks import reconciliation, step
+from tests.flows.settled import settled, source_is_as_before, starts
+from tests.flows.stage import FAILING, POINTS, UNDO_POINTS, Stage, stage
+
+__all__ = ["stage"]
 
 pytestmark = [
     pytest.mark.lab,
@@ -91,493 +35,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
 
-SILENCE = 0.2
-_BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
-"""Verbs that some snapshots are in the way of."""
-_APART = {
-    *(Verb.SHELVE, Verb.UNSHELVE),
-    *(Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT),
-}
-"""Verbs that data disks or cards are in the way of, or that take snapshots with the memory here."""
-_ON_DISKS = {Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK}
-_ON_CARDS = {Verb.ATTACH_NIC, Verb.DETACH_NIC}
-FAILING = {
-    Verb.STOP: "stop",
-    Verb.CREATE: "verify",
-    Verb.REBUILD: "verify",
-    Verb.SNAPSHOT: "adopt-snapshot",
-    Verb.REVERT: "adopt-layer",
-    Verb.RESIZE: "adopt-shape",
-    Verb.SHELVE: "adopt-shelf",
-    Verb.UNSHELVE: "adopt-disk",
-    Verb.MIGRATE: "switch-over",
-    Verb.CLONE: "verify-identity",
-    Verb.VERIFY_SNAPSHOT: "probe-away",
-    Verb.ATTACH_DISK: "adopt-attachment",
-    Verb.DETACH_DISK: "let-go",
-    Verb.GROW_DISK: "expand-data-disk",
-    Verb.ATTACH_NIC: "adopt-nic",
-    Verb.DETACH_NIC: "let-nic-go",
-}
-# Cold: the test driver cannot do it live.
-BODIES: dict[Verb, BaseModel] = {Verb.MIGRATE: MigrateRequest(allow_power_cycle=True)}
-POINTS = [point for verb in Verb for point in sabotage.points(verb)]
-UNDO_POINTS = [
-    point for verb, failing in FAILING.items() for point in sabotage.undo_points(verb, failing)
-]
-UNDO_POINTS += sabotage.undo_points(Verb.CLONE, "adopt-snapshot")  # the source is held still
-IN_PREFECT = {
-    *(point for point in POINTS if point.step == STEPS[point.verb][0] and point.moment == "after"),
-    *{(point.verb, point.failing): point for point in UNDO_POINTS}.values(),
-}
-"""The points that Prefect's engine is a part of."""
-
-_UP = {
-    Status.STOPPED: Verb.START,
-    Status.SUSPENDED: Verb.RESUME,
-    Status.SHELVED: Verb.UNSHELVE,
-}
-
-
-@dataclass
-class Stage:
-    """Simulated hosts and what runs on them, kept over all points."""
-
-    project_id: UUID
-    hosts: dict[str, str]
-    spawn: ForkServerContext
-    standing: UUID | None = None
-    made: list[UUID] = field(default_factory=list)
-    run: Callable[[Verb, UUID], None] = sabotage.carry
-
-    def die(self, point: Point, operation_id: UUID) -> None:
-        """Have a run of the operation killed at the point, and whoever resumes it run alike."""
-        self.run = sabotage.carry if point in IN_PREFECT else sabotage.walk
-        died = sabotage.run_and_die(self.spawn, point, operation_id, self.run)
-        assert died == -signal.SIGKILL
-
-    def create(self) -> OperationView:
-        """Have a server accepted."""
-        wanted = ServerRequest(name=f"vm-{len(self.made)}", image="debian", plan="tiny")
-        view = accept.create_server(wanted, project_id=self.project_id, actor="tester")
-        self.made.append(view.server_id)
-        return view
-
-    def accept(self, verb: Verb, body: BaseModel | None = None) -> OperationView:
-        """Have a verb accepted, on a server whose status allows it."""
-        if verb is Verb.CREATE:
-            return self.create()
-        if verb in _BARE and self.standing and snapshots.page(self.standing).items:
-            self.standing = None  # they are in its way
-        if verb in _APART and self.standing and self.has_devices():
-            self.standing = None
-        if verb is Verb.MIGRATE and self.standing and servers.get(self.standing).nics[1:]:
-            self.standing = None  # its further cards are
-        if self.standing is None:
-            view = self.create()
-            sabotage.hasten(Verb.CREATE, view.id)
-            self.standing = view.server_id
-        if verb is Verb.FLATTEN:
-            self.standing = self.do(verb=Verb.CLONE, body=self.twin("linked")).server_id
-        server_id = self.standing
-        allowed = TRANSITIONS[verb].allowed
-        while (status := servers.get(server_id).status) not in allowed:
-            away = {Status.SUSPENDED: Verb.SUSPEND, Status.SHELVED: Verb.SHELVE}
-            down = next((away[rest] for rest in allowed if rest in away), Verb.STOP)
-            self.do(_UP.get(status, down))
-        prepare = self.about_disk if verb in _ON_DISKS else self.prepare
-        prepare = self.about_card if verb in _ON_CARDS else prepare
-        body = body or prepare(verb) or BODIES.get(verb)
-        if verb is Verb.DELETE:
-            self.standing = None
-        return self.request(verb, server_id, body)
-
-    def request(self, verb: Verb, server_id: UUID, body: BaseModel | None) -> OperationView:
-        """Have a verb on that server accepted; a clone makes another one."""
-        view = accept.request(verb, server_id, body, project_id=None, actor="tester")
-        if verb is Verb.CLONE:
-            self.made.append(view.server_id)
-        return view
-
-    def twin(self, mode: Literal["linked", "full"]) -> CloneRequest:
-        """Return a request for a clone under a new name."""
-        return CloneRequest(name=f"vm-{len(self.made)}", mode=mode)
-
-    def do(self, verb: Verb, body: BaseModel | None = None) -> OperationView:
-        """Carry a verb out on the standing server."""
-        assert self.standing is not None
-        view = self.request(verb, self.standing, body)
-        sabotage.hasten(verb, view.id)
-        return view
-
-    def snapshot(self) -> str:
-        """Take a snapshot with the memory, if there is one; return its id."""
-        assert self.standing is not None
-        memory = servers.get(self.standing).status is Status.ACTIVE
-        return str(self.do(Verb.SNAPSHOT, SnapshotRequest(memory=memory)).snapshot_id)
-
-    def kept(self) -> str:
-        """Return a snapshot of the standing server; while it is suspended none can be taken."""
-        assert self.standing is not None
-        there = snapshots.page(self.standing, limit=100).items
-        return str(there[0].id) if there else self.snapshot()
-
-    def prepare(self, verb: Verb) -> BaseModel | None:
-        """Have snapshots there where a verb needs them to show something."""
-        assert self.standing is not None
-        status = servers.get(self.standing).status
-        if verb is Verb.CLONE:
-            return self.twin("full")
-        if verb is Verb.SNAPSHOT:
-            return SnapshotRequest(memory=status is Status.ACTIVE)
-        if verb is Verb.DELETE and status in TRANSITIONS[Verb.SNAPSHOT].allowed:
-            self.fill()
-        if verb is Verb.MIGRATE and not servers.get(self.standing).disks:
-            self.snapshot()
-            self.snapshot()
-            self.attach()
-            self.attach(read_only=True)
-        if verb is Verb.RESIZE:  # with a power cycle, if it runs
-            now = servers.get(self.standing)
-            return ResizeRequest(  # there and back
-                vcpus=1 if now.vcpus > 1 else 2,
-                memory_mib=512 if now.memory_mib < 512 else 192,
-                disk_gib=now.disk_gib + 1,
-                cpu=CpuTuning(limit=30 if now.cpu.get("limit") == 60 else 60),
-                allow_power_cycle=True,
-            )
-        if verb in {Verb.REVERT, Verb.VERIFY_SNAPSHOT}:
-            shape = RevertRequest if verb is Verb.REVERT else VerifySnapshotRequest
-            return shape(snapshot=self.kept() if verb is Verb.VERIFY_SNAPSHOT else self.snapshot())
-        if verb is Verb.DELETE_SNAPSHOT:  # in the middle of a chain, and with a branch
-            self.snapshot()
-            middle = self.snapshot()
-            self.snapshot()
-            self.do(Verb.REVERT, RevertRequest(snapshot=middle))
-            self.snapshot()
-            return DeleteSnapshotRequest(snapshot=middle)
-        return None
-
-    def fill(self) -> None:
-        """Give the standing server what its deletion has to remove, or to keep."""
-        assert self.standing is not None
-        if not self.has_devices():  # they are in the way of a memory
-            self.snapshot()
-        self.plug_in("backend")
-        self.attach(delete_on_server_delete=True)
-        self.attach(delete_on_server_delete=False)
-
-    def about_disk(self, verb: Verb) -> BaseModel:
-        """Return a request to attach a disk, a kept one if there is one, to detach or to grow."""
-        assert self.standing is not None
-        there = servers.get(self.standing).disks
-        if verb is Verb.ATTACH_DISK:
-            if len(there) > 3:
-                self.do(Verb.DETACH_DISK, DetachDiskRequest(disk=there[0].name))
-            return self.disk()
-        one = there[0] if there else self.attach()
-        if verb is Verb.DETACH_DISK:
-            return DetachDiskRequest(disk=one.name, keep=len(there) > 1)
-        return GrowDiskRequest(disk=one.name, size_gib=one.size_gib + 1)
-
-    def has_devices(self) -> bool:
-        """Tell whether the standing server has data disks or further network cards."""
-        assert self.standing is not None
-        server = servers.get(self.standing)
-        return bool(server.disks or server.nics[1:])
-
-    def about_card(self, verb: Verb) -> BaseModel:
-        """Return a request for a card, on an isolated or the own network, or to detach one."""
-        assert self.standing is not None
-        there = servers.get(self.standing).nics[1:]
-        if verb is Verb.ATTACH_NIC:
-            if len(there) > 2:
-                self.do(Verb.DETACH_NIC, DetachNicRequest(nic=there[-1].name))
-            return self.card("backend" if len(there) < 2 else None)
-        one = there[0].name if there else self.plug_in("backend")
-        return DetachNicRequest(nic=one)
-
-    def card(self, isolated: str | None) -> AttachNicRequest:
-        """Return a request for a network card."""
-        kind: Literal["isolated", "project"] = "isolated" if isolated else "project"
-        return AttachNicRequest(name=f"nic-{uuid4().hex[:8]}", network=kind, isolated=isolated)
-
-    def plug_in(self, isolated: str | None) -> str:
-        """Give the standing server a card, if it has room for one; return the last one's name."""
-        assert self.standing is not None
-        if len(servers.get(self.standing).nics) < 5:
-            self.do(Verb.ATTACH_NIC, self.card(isolated))
-        return servers.get(self.standing).nics[-1].name
-
-    def disk(self) -> AttachDiskRequest:
-        """Return a request for a kept disk, if there is one, or for a new one."""
-        assert self.standing is not None
-        here = servers.get(self.standing).host
-        there = [view for view in disks.page(limit=100).items if view.host == here]
-        if kept := [view for view in there if view.phase == "available"]:
-            return AttachDiskRequest(name=kept[0].name, iops=7)
-        return AttachDiskRequest(name=f"disk-{uuid4().hex[:8]}", size_gib=2, format="raw")
-
-    def attach(self, **fields: bool) -> DiskView:
-        """Give the standing server a new disk."""
-        assert self.standing is not None
-        body = AttachDiskRequest(name=f"disk-{uuid4().hex[:8]}", size_gib=1, **fields)
-        self.do(Verb.ATTACH_DISK, body)
-        return next(one for one in servers.get(self.standing).disks if one.name == body.name)
-
-    def traces(
-        self, server_id: UUID, mac: str | None
-    ) -> tuple[list[OwnedDomain], list[str], list[str]]:
-        """Return the domains, files and DHCP entries of a server on all hosts."""
-        domains, files, macs = [], [], []
-        for uri in self.hosts.values():
-            conn = connect(uri)
-            domains += [d for d in guest.owned(conn) if d.server_id == server_id]
-            with suppress(Absent):  # no server was ever placed there
-                files += [n for n in storage.volume_names(conn, POOL) if server_of(n) == server_id]
-            for name in network.network_names(conn):
-                if name.startswith("innkeeper-"):
-                    macs += [e.mac for e in network.dhcp_hosts(conn, name) if e.mac == mac]
-        return domains, files, macs
-
-    def recover(self) -> None:
-        """Do what reconcile and a new worker do, until nothing is left to do."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            reconciliation.revive()
-            reconciliation.dispatch_waiting(0.0)
-            if not reconcile.running() and not operations.awaiting_dispatch(0.0):
-                for host_id in reconcile.host_ids():
-                    reconciliation.mend_host(host_id)
-                return
-            time.sleep(SILENCE / 2)
-        pytest.fail("operations are stuck")
-
-
-@pytest.fixture(scope="module")
-def stage(prefect_server: str) -> Iterator[Stage]:
-    del prefect_server
-    place = Path(tempfile.mkdtemp(prefix="ik-kill-"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INNKEEPER_HOME", str(place))
-        patch.setenv("INNKEEPER_STALE_AFTER_SECONDS", str(SILENCE))
-        patch.setenv("INNKEEPER_MEMORY_HEADROOM", "2")
-        patch.delenv("DATABASE_URL", raising=False)
-        _forget()
-        lab = Lab(place, first_index=150)
-        try:
-            sockets = [host.uri.split("socket=")[1] for host in lab.up(2)]
-            uris = [f"test+unix:///default?socket={socket}" for socket in sockets]
-            hosts = dict(zip(("alpha", "beta"), uris, strict=True))
-            # The test driver forgets all when nobody looks.
-            keepers = [libvirt.open(uri) for uri in uris]
-            migrate.upgrade()
-            made = Stage(_catalogue(place, hosts), hosts, sabotage.context())
-            patch.setattr(dispatch, "dispatch", lambda view: made.run(view.verb, view.id))
-            yield made
-            for keeper, uri in zip(keepers, uris, strict=True):
-                keeper.close()
-                forget(uri)
-        finally:
-            lab.down(purge=True)
-            _forget()
-            shutil.rmtree(place)
-            gc.collect()  # Prefect's sockets, here, where their warning is ignored
-
-
-def _forget() -> None:
-    engine_for(settings().database_url).dispose()
-    engine_for.cache_clear()
-    identity.public_key.cache_clear()
-    settings.cache_clear()
-
-
-def _catalogue(place: Path, uris: Mapping[str, str]) -> UUID:
-    disk = place / "disk.qcow2"
-    disk.write_bytes(b"QFI\xfb" + bytes(4092))
-    project = Project(name="default")
-    project.quota = Quota(
-        project_id=project.id,
-        servers=-1,
-        vcpus=-1,
-        memory_mib=-1,
-        disk_gib=-1,
-        snapshots=-1,
-        snapshot_gib=-1,
-    )
-    image = Image(
-        name="debian",
-        source="file:///debian.qcow2",
-        phase="ready",
-        sha256="5f" * 32,
-        path=str(disk),
-        virtual_size_bytes=1 << 30,
-    )
-    hosts = [
-        Host(
-            name=name,
-            uri=uri,
-            channel=f"simulated:{name}",
-            edge_address="127.0.0.1",
-            pool_path="/innkeeper-pool",
-            vcpus=512,
-            memory_mib=1 << 20,
-            disk_gib=1 << 16,
-            virt_type="test",
-        )
-        for name, uri in uris.items()
-    ]
-    with transaction() as session:
-        session.add_all([project, image, *hosts])
-        session.add(Plan(name="tiny", vcpus=1, memory_mib=192, disk_gib=1))
-    return project.id
-
-
-def _settled(stage: Stage, operation: OperationView, *, status: Status, phase: str) -> None:
-    """Assert that the operation ended as it should and that host and database agree."""
-    ended = operations.get(operation.id)
-    assert (ended.phase, ended.undoing) == (phase, phase != "succeeded"), ended.error
-    server = servers.get(operation.server_id)
-    assert (server.status, server.operation_id) == (status, None)
-    assert survey.audit() == []
-    _disks_agree(stage, server.id)
-    _cards_agree(stage, server.id)
-    assert _double() == []
-    here, files, macs = stage.traces(server.id, server.mac)
-    with transaction() as session:
-        row = session.get_one(Server, server.id)
-        held, placed = row.reserved, row.placed
-        on_shelf = session.get(ShelfFile, server.id)
-        rows = {
-            (row.kind, row.name)
-            for row in session.query(Artifact).filter(Artifact.server_id == server.id)
-        }
-    there = {n: size for n, size in shelf.sizes().items() if n.startswith(str(server.id))}
-    if status in {Status.DELETED, Status.ERROR}:
-        assert (on_shelf, there) == (None, {})
-        assert (here, files, rows, held) == ([], [], set(), False)
-        return
-    assert held
-    assert placed == (status is not Status.SHELVED)
-    if status is Status.SHELVED:
-        assert (here, files, rows) == ([], [], set())
-        assert on_shelf
-        assert there == {on_shelf.name: on_shelf.size_bytes}
-        assert macs == []
-        return
-    assert (on_shelf, there) == (None, {})
-    assert len(here) == 1
-    assert (here[0].power_state == "running") == (status is Status.ACTIVE)
-    _agreed(connect(stage.hosts[server.host or ""]), server.id)
-    kept = [view for view in snapshots.page(server.id, limit=100).items if view.phase == "ready"]
-    memories = sum(view.memory for view in kept)
-    assert len(files) == 2 + len(kept) + memories, "a disk, a seed, and those of the snapshots"
-    assert macs == [server.mac]
-    kinds = {"volume", "seed", "domain", "lease", "forward"} | ({"snapshot"} if memories else set())
-    assert {kind for kind, _ in rows} == kinds
-    assert len(rows) == 5 + len(kept) + memories
-
-
-def _agreed(conn: libvirt.virConnect, server_id: UUID) -> None:
-    """Assert that a server has one size, wherever one looks."""
-    server = servers.get(server_id)
-    assert shape.defined(conn, server_id)[:2] == (server.vcpus, server.memory_mib)
-    xml = conn.lookupByUUIDString(str(server_id)).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-    limit = server.cpu.get("limit")
-    assert (f"<quota>{limit}000</quota>" in xml) if limit else ("<quota>" not in xml)
-    if server.status is Status.ACTIVE:
-        assert shape.vcpus(conn, server_id) == server.vcpus
-        assert shape.memory_mib(conn, server_id) == server.memory_mib
-    with transaction() as session:
-        disk = session.query(Disk).filter(Disk.server_id == server_id).one()
-    assert disk.size_gib == server.disk_gib
-    assert storage.capacity(conn, POOL, disk.volume) == server.disk_gib << 30
-
-
-def _disks_agree(stage: Stage, server_id: UUID) -> None:
-    """Assert that there are the data disks that the database knows, as large, where it says."""
-    with transaction() as session:
-        rows = session.query(DataDisk).all()
-        names = {host.id: host.name for host in session.query(Host)}
-    assert {row.phase for row in rows} <= {"attached", "available"}
-    assert all((row.server_id is None) == (row.phase == "available") for row in rows)
-    own = {disk_serial(row.id) for row in rows if row.server_id == server_id}
-    for name, uri in stage.hosts.items():
-        conn, there = connect(uri), [row for row in rows if names[row.host_id] == name]
-        volumes: set[str] = set()
-        with suppress(Absent):  # no server was ever placed there
-            volumes = {n for n in storage.volume_names(conn, POOL) if disk_of(n)}
-        assert volumes == {row.volume for row in there}
-        assert all(storage.capacity(conn, POOL, r.volume) == r.size_gib << 30 for r in there)
-        if guest.power_state(conn, server_id) is not None:
-            assert adapter.serials(conn, server_id, defined=True) == own
-
-
-def _cards_agree(stage: Stage, server_id: UUID) -> None:
-    """Assert that domain, DHCP and networks are those of the cards that the database knows."""
-    with transaction() as session:
-        own = {row.mac for row in session.query(Nic).filter(Nic.server_id == server_id)}
-        phases = {row.phase for row in session.query(Nic)}
-        rows = session.query(Network).filter(Network.kind == "isolated").all()
-        hosts = {host.id: host.name for host in session.query(Host)}
-    assert phases <= {"attached"}
-    for name, uri in stage.hosts.items():
-        conn = connect(uri)
-        there = {n for n in network.network_names(conn) if "-iso-" in n}
-        assert there == {row.name for row in rows if hosts[row.host_id] == name}
-        if guest.power_state(conn, server_id) is not None:
-            assert nics.macs(conn, server_id, defined=True) == own
-
-
-def _source_is_as_before(stage: Stage, operation: OperationView) -> None:
-    """Assert that a clone's source is free, and that what was frozen for the clone is gone."""
-    with transaction() as session:
-        source_id = UUID(session.get_one(Operation, operation.id).request["source_id"])
-    reconciliation.expire()
-    stage.recover()
-    source = servers.get(source_id)
-    assert source.operation_id is None
-    names = [view.name for view in snapshots.page(source_id, limit=100).items]
-    assert [name for name in names if name.startswith("clone-")] == []
-    with transaction() as session:
-        row = session.query(Operation).filter(Operation.server_id == source_id)
-        last = row.order_by(Operation.created_at.desc()).first()
-        assert last is not None
-        last_id, phase = last.id, last.phase
-    assert Phase(phase).ended  # perhaps undone, by the test before
-    _settled(stage, operations.get(last_id), status=source.status, phase=phase)
-
-
-def _starts(stage: Stage, server_id: UUID) -> int:
-    home = servers.get(server_id).host
-    return guest.domain_run_id(connect(stage.hosts[home]), server_id) or 0 if home else 0
-
-
-def _double() -> list[str]:
-    """Return the servers that take of two hosts, or have a port at two edges."""
-    with transaction() as session:
-        held = select(Server.name).where(Server.other_host_id.is_not(None))
-        twice = (
-            select(Server.name)
-            .join(PortForward, PortForward.server_id == Server.id)
-            .group_by(Server.name)
-            .having(func.count(PortForward.id) > 1)
-        )
-        return [*session.scalars(held), *session.scalars(twice)]
-
 
 @pytest.mark.parametrize("point", POINTS, ids=str)
 def test_killed_run_is_resumed(stage: Stage, point: Point) -> None:
     operation = stage.accept(point.verb)
-    before, was = _starts(stage, operation.server_id), servers.get(operation.server_id).status
+    before, was = starts(stage, operation.server_id), servers.get(operation.server_id).status
     home = servers.get(operation.server_id).host
     stage.die(point, operation.id)
     stage.recover()
-    _settled(stage, operation, status=TRANSITIONS[point.verb].done or was, phase="succeeded")
+    settled(stage, operation, status=TRANSITIONS[point.verb].done or was, phase="succeeded")
     if point.verb in {Verb.REBOOT, Verb.RESIZE} and was is Status.ACTIVE:
-        assert _starts(stage, operation.server_id) == before + 1, "rebooted once, not twice"
+        assert starts(stage, operation.server_id) == before + 1, "rebooted once, not twice"
     if point.verb is Verb.CLONE:
-        _source_is_as_before(stage, operation)
+        source_is_as_before(stage, operation)
     if point.verb is Verb.MIGRATE:
         assert servers.get(operation.server_id).host != home, "it has moved, once"
 
@@ -590,11 +60,11 @@ def test_killed_undo_is_resumed(stage: Stage, point: Point) -> None:
         was = Status(session.get_one(Operation, operation.id).previous_status or was)
     stage.die(point, operation.id)
     stage.recover()
-    _settled(stage, operation, status=TRANSITIONS[point.verb].undone or was, phase="failed")
+    settled(stage, operation, status=TRANSITIONS[point.verb].undone or was, phase="failed")
     assert "sabotaged" in (operations.get(operation.id).error or "")
     assert servers.get(operation.server_id).host in {home, None}
     if point.verb is Verb.CLONE:
-        _source_is_as_before(stage, operation)
+        source_is_as_before(stage, operation)
 
 
 def _live(stage: Stage) -> OperationView:
@@ -618,27 +88,27 @@ def _live(stage: Stage) -> OperationView:
 @pytest.mark.parametrize("point", sabotage.points(Verb.RESIZE), ids=str)
 def test_killed_live_resize_is_resumed(stage: Stage, point: Point) -> None:
     operation = _live(stage)
-    before = _starts(stage, operation.server_id)
+    before = starts(stage, operation.server_id)
     stage.die(point, operation.id)
     stage.recover()
-    _settled(stage, operation, status=Status.ACTIVE, phase="succeeded")
+    settled(stage, operation, status=Status.ACTIVE, phase="succeeded")
     server = servers.get(operation.server_id)
     assert (server.vcpus, server.memory_mib) == (3, 300)
-    assert _starts(stage, operation.server_id) == before, "nobody was interrupted"
+    assert starts(stage, operation.server_id) == before, "nobody was interrupted"
 
 
 @pytest.mark.parametrize("point", sabotage.undo_points(Verb.RESIZE, FAILING[Verb.RESIZE]), ids=str)
 def test_killed_undo_of_a_live_resize_is_resumed(stage: Stage, point: Point) -> None:
     operation = _live(stage)
-    before = _starts(stage, operation.server_id)
+    before = starts(stage, operation.server_id)
     disk = servers.get(operation.server_id).disk_gib
     stage.die(point, operation.id)
     stage.recover()
-    _settled(stage, operation, status=Status.ACTIVE, phase="failed")
+    settled(stage, operation, status=Status.ACTIVE, phase="failed")
     server = servers.get(operation.server_id)
     kept = (server.vcpus, server.memory_mib, server.disk_gib)
     assert kept == (3, 192, disk), "what cannot be undone stays, and is written down"
-    assert _starts(stage, operation.server_id) == before
+    assert starts(stage, operation.server_id) == before
 
 
 PROMISED = [
@@ -675,15 +145,15 @@ def _promised(stage: Stage, verb: Verb) -> OperationView:
 @pytest.mark.parametrize(("verb", "point"), PROMISED, ids=str)
 def test_killed_resize_that_had_waited_is_resumed(stage: Stage, verb: Verb, point: Point) -> None:
     operation = _promised(stage, verb)
-    before = _starts(stage, operation.server_id)
+    before = starts(stage, operation.server_id)
     assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
     stage.recover()
-    _settled(stage, operation, status=Status.ACTIVE, phase="succeeded")
+    settled(stage, operation, status=Status.ACTIVE, phase="succeeded")
     server = servers.get(operation.server_id)
     assert (server.vcpus, server.memory_mib in {192, 1400}) == (1, True)
     assert (server.conditions, server.pending_resize) == ([], None)
     if verb is Verb.REBOOT:
-        assert _starts(stage, operation.server_id) == before + 1, "interrupted once"
+        assert starts(stage, operation.server_id) == before + 1, "interrupted once"
 
 
 @pytest.mark.parametrize("point", sabotage.undo_points(Verb.RESIZE, "adopt-shape")[:2], ids=str)
@@ -691,7 +161,7 @@ def test_killed_undo_of_a_start_that_is_a_resize(stage: Stage, point: Point) -> 
     operation = _promised(stage, Verb.START)
     assert sabotage.run_and_die(stage.spawn, point, operation.id) == -signal.SIGKILL
     stage.recover()
-    _settled(stage, operation, status=Status.STOPPED, phase="failed")
+    settled(stage, operation, status=Status.STOPPED, phase="failed")
 
 
 @pytest.mark.parametrize("moment", sabotage.MOMENTS)
@@ -715,7 +185,7 @@ def test_killed_between_the_operations_of_wanted_resources(stage: Stage, moment:
     stage.recover()
     reconciliation.pursue_wanted()
     stage.recover()
-    _settled(stage, first, status=now.status, phase="succeeded")
+    settled(stage, first, status=now.status, phase="succeeded")
     after = servers.get(now.id)
     assert (after.disk_gib, len(after.disks)) == (now.disk_gib + 1, len(had) + 1)
     assert after.conditions == []

@@ -39,20 +39,14 @@ from innkeeper.domain.specs import (
     VerifySnapshotRequest,
 )
 from innkeeper.errors import Conflict
-from innkeeper.services import (
-    accept,
-    disks,
-    operations,
-    reservations,
-    servers,
-    snapshots,
-    survey,
-)
+from innkeeper.services import accept, disks, operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
 from tests.flows import test_kill_matrix as matrix
+from tests.flows.settled import settled
+from tests.flows.stage import BODIES, ON_CARDS, ON_DISKS, Stage, stage
 
 pytestmark = matrix.pytestmark
-stage = matrix.stage
+__all__ = ["stage"]
 
 RANDOM_LIVES = int(os.environ.get("RANDOM_LIVES", "0"))
 """How many lives that no run before has seen; without them the same ones are lived every time."""
@@ -90,7 +84,7 @@ def _body(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
         name = f"twin-{uuid4().hex[:8]}"
         mode: Literal["linked", "full"] = data.draw(st.sampled_from(["linked", "full"]))
         return CloneRequest(name=name, mode=mode)
-    return matrix.BODIES.get(verb) or REQUESTS[verb]()
+    return BODIES.get(verb) or REQUESTS[verb]()
 
 
 def _disk(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
@@ -126,7 +120,7 @@ def _card(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
 class Lives(RuleBasedStateMachine):
     """Some servers on one host, and a user who does whatever is allowed."""
 
-    def __init__(self, stage: matrix.Stage) -> None:
+    def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.stage = stage
         self.living: list[UUID] = []
@@ -147,8 +141,8 @@ class Lives(RuleBasedStateMachine):
         if len(self.living) >= MOST_SERVERS:
             verbs = [verb for verb in verbs if verb is not Verb.CLONE]
         verb = data.draw(st.sampled_from(verbs), label="verb")
-        about = _disk if verb in matrix._ON_DISKS else _body
-        about = _card if verb in matrix._ON_CARDS else about
+        about = _disk if verb in ON_DISKS else _body
+        about = _card if verb in ON_CARDS else about
         body = about(verb, server_id, data)
         if body is None:
             return
@@ -190,7 +184,7 @@ class Lives(RuleBasedStateMachine):
         else:
             assert ended.phase == "cancelled", ended.error
             status = row.undone or was
-        matrix._settled(self.stage, ended, status=status, phase=ended.phase)
+        settled(self.stage, ended, status=status, phase=ended.phase)
         if status is Status.DELETED:
             self.living.remove(ended.server_id)
 
