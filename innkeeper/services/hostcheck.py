@@ -91,5 +91,5 @@ def require_role(role: Role, body: BaseModel | None) -> None:
     if asked:
         raise Forbidden(
             f"{', '.join(asked)}: how guests share their host's CPUs is for operators. Ask one, or "
-            "leave that out."
+            "leave that out; wanted resources, which say all, have to repeat what the server has."
         )
