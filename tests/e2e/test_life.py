@@ -15,6 +15,7 @@ from uuid import UUID
 import bcrypt
 import pytest
 
+from e2e import forms
 from e2e.estate import Estate, eventually, unique
 from innkeeper import dispatch
 from innkeeper.cli.client import Json
@@ -189,17 +190,24 @@ def test_deleted_leaves_nothing(estate: Estate, life: Life) -> None:
     assert "agree" in estate.cli("lab", "audit").stdout
 
 
+@pytest.mark.browser
 def test_created_from_a_form_then_killed_behind_our_back(estate: Estate) -> None:
     name = unique("form")
-    request = {"name": name, "image": "tiny", "plan": "tiny", "disk_gib": 2}
-    flow_run = estate.run_deployment("create-server/create-server", request=request)
+    deployment = estate.prefect("GET", "/deployments/name/create-server/create-server")["id"]
+    forms.create_server(deployment, name=name, plan="tiny", image="tiny", disk_gib=2)
+    server = eventually(
+        lambda: next((s for s in estate.client.items("/servers") if s["name"] == name), None),
+        what="the form's server",
+    )
+    operation = next(estate.client.items("/operations", server_id=server["id"]))
+    assert operation["actor"] == "prefect-ui"
+    estate.done(operation)
     ended = eventually(
         lambda: (
-            (run := estate.prefect("GET", f"/flow_runs/{flow_run}"))["state_type"]
+            (run := estate.prefect("GET", f"/flow_runs/{operation['flow_run_id']}"))["state_type"]
             in dispatch.ENDED_TYPES
             and run
         ),
-        seconds=240,
         what="the run of the form",
     )
     assert ended["state_type"] == "COMPLETED"
