@@ -52,7 +52,7 @@ async def _connected(target: Target) -> socket.socket:
     """Return a connection, asked for anew often at first.
 
     A guest that is just coming up loses what is sent to it; by itself the kernel would send again
-    after 1 s, then 2, then 4, and so find it seconds late.
+    after a second, and then (before Linux 6.5 at once) after ever longer times.
 
     Raises:
         OSError: it is refused at every address.
