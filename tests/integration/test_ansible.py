@@ -226,6 +226,7 @@ def test_a_silent_guest_is_worth_a_retry(running: Target) -> None:
 @pytest.fixture
 def booting(running: Target) -> Iterator[Target]:
     """The guest as it is before cloud-init has ended."""
+    inside(running, "cloud-init", "status", "--wait")
     inside(running, "mv", ENDED, f"{ENDED}.away")
     yield running
     inside(running, "sh", "-c", f"[ -e {ENDED} ] || mv {ENDED}.away {ENDED}")
