@@ -11,14 +11,24 @@ _lock = threading.Lock()
 _stopping = threading.Event()
 _thread: threading.Thread | None = None
 _timer: int | None = None
+_inherited = False
 
 _TICK_MILLISECONDS = 500
 _JOIN_SECONDS = 2.0
 
 
 def ensure_running() -> None:
-    """Register libvirt's default event loop and run it; must precede the first connection."""
+    """Register libvirt's default event loop and run it; must precede the first connection.
+
+    Raises:
+        RuntimeError: the loop already ran in the process that this one was forked from.
+    """
     global _thread, _timer  # noqa: PLW0603  # libvirt's registration is global to the process too
+    if _inherited:
+        raise RuntimeError(
+            "This process was forked from one that speaks to libvirt, whose loop and sockets it "
+            "shares: start it with spawn or forkserver instead."
+        )
     with _lock:
         if _thread is not None:
             return
@@ -58,7 +68,13 @@ def _silence(_opaque: object, _error: object) -> None:
 
 
 def _forget_after_fork() -> None:
-    global _thread, _timer, _lock  # a thread does not survive a fork
+    """Know that the loop is the parent's.
+
+    A thread does not survive a fork, and GLib's main context, held by it at that moment, stays
+    locked for ever; were it free, the child would read what was sent to its parent.
+    """
+    global _thread, _timer, _lock, _inherited  # noqa: PLW0603  # of the process, as the loop is
+    _inherited = _inherited or _thread is not None
     _thread, _timer, _lock = None, None, threading.Lock()
 
 

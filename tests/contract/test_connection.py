@@ -1,6 +1,5 @@
 """Connections: one per URI, reopened when lost, never hanging on a dead host."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -90,15 +89,40 @@ def test_a_process_ends_quickly_and_quietly() -> None:
     assert time.monotonic() - began < 10
 
 
-def test_a_forked_child_opens_its_own() -> None:
-    mine = connect(TEST_URI)
+_FORKS = f"""
+import os
+from innkeeper.hypervisor.connection import connect
+
+def forked(act):
     child = os.fork()
     if child == 0:
         try:
-            os._exit(0 if connect(TEST_URI) is not mine else 1)
-        finally:
-            os._exit(2)
-    assert os.waitpid(child, 0)[1] == 0
+            act()
+        except BaseException as error:
+            print(f"{{type(error).__name__}}: {{error}}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def in_both():
+    assert connect({TEST_URI!r}).isAlive()
+    for _ in range(20):  # at whatever moment of the parent's loop
+        assert forked(lambda: connect({TEST_URI!r})) == 1
+    assert connect({TEST_URI!r}).isAlive()
+
+assert forked(in_both) == 0  # a forkserver's child: its parent never spoke to libvirt
+"""
+
+
+def test_a_child_forked_from_a_process_with_connections_is_refused_at_once() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKS], check=False, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    refusals = done.stdout.splitlines()
+    assert len(refusals) == 20
+    assert {line.partition(":")[0] for line in refusals} == {"RuntimeError"}
+    assert "start it with spawn or forkserver" in refusals[0]
 
 
 @pytest.mark.lab
