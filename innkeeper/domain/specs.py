@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import (
@@ -17,6 +17,11 @@ from pydantic import (
 
 from innkeeper.domain import cloudconfig, maintenance
 from innkeeper.domain.tuning import CpuTuning
+
+Firmware = Literal["bios", "uefi"]
+"""What a guest boots by."""
+
+UEFI: Final = "uefi"
 
 Name = Annotated[
     str,

@@ -45,6 +45,7 @@ from innkeeper.services import (
     cards,
     cloning,
     events,
+    firmware,
     hostcheck,
     layering,
     migrating,
@@ -151,7 +152,7 @@ def _create(
     demand = Demand(plan.vcpus, plan.memory_mib, request.disk_gib or plan.disk_gib)
     _check_disk(image, demand.disk_gib)
     require_quota(session, project, demand)
-    verdict = place(demand, reservations.capacities(session, lock=True))
+    verdict = place(demand, reservations.capacities(session, lock=True, image=image))
     verdicts.append(verdict)
     host = session.get_one(Host, require_chosen(verdict))
     server = _server(request, made, project_id, host, image, plan, demand)
@@ -288,7 +289,9 @@ def request(
         plain = body.model_dump(mode="json")
         require_allowed(verb, Status(server.status))
         if isinstance(body, RebuildRequest) and body.image:
-            _check_disk(ready_image(session, body.image), server.disk_gib)
+            image = ready_image(session, body.image)
+            _check_disk(image, server.disk_gib)
+            firmware.require_same(session, server, image)
         seen = planning.look(session, server, verb, body, foresight)
         plain |= _prepared(session, server, verb, body, dry_run=foresight.dry_run)
         roles = plain.pop("roles", None)

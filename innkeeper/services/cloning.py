@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import Disk, Host, Operation, Plan, Server, Snapshot
+from innkeeper.db.models import Disk, Host, Image, Operation, Plan, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain import naming
 from innkeeper.domain.lifecycle import Status, Verb, require_allowed
@@ -171,7 +171,8 @@ def _free_label(session: Session, source: Server, clone: str) -> str:
 
 
 def _place(session: Session, source: Server, demand: Demand) -> Verdict:
-    capacities = reservations.capacities(session, lock=True)
+    image = session.get_one(Image, source.image_id)
+    capacities = reservations.capacities(session, lock=True, image=image)
     named = {capacity.host_id: capacity.name for capacity in capacities}
     if source.host_id is None:
         raise Conflict(f"'{source.name}' is on no host: there is no disk to clone.")

@@ -343,7 +343,7 @@ def release(session: Session, server: Server) -> None:
         session.execute(delete(table).where(table.server_id == server.id))
     policies.forget(session, server.id)
     resizing.let_go(server)
-    server.user_data = server.runcmd = server.role_requests = None
+    server.user_data = server.runcmd = server.role_requests = server.nvram = None
     server.root_password = server.root_password_hash = server.host_key_private = None
 
 
