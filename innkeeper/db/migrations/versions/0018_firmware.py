@@ -14,9 +14,11 @@ def upgrade() -> None:
         images.add_column(
             sa.Column("firmware", sa.String(8), nullable=False, server_default="bios")
         )
+    with op.batch_alter_table("images") as images:
         images.alter_column("firmware", server_default=None)
     with op.batch_alter_table("hosts") as hosts:
         hosts.add_column(sa.Column("uefi", sa.Boolean(), nullable=False, server_default=sa.true()))
+    with op.batch_alter_table("hosts") as hosts:
         hosts.alter_column("uefi", server_default=None)
     with op.batch_alter_table("servers") as servers:
         servers.add_column(sa.Column("nvram", sa.LargeBinary(), nullable=True))
