@@ -213,7 +213,11 @@ def _snapshot(world: World, body: BaseModel) -> Plan:
         still = f"the guest stands still while its {size} MiB of memory are written"
     elif asked.quiesce == "off":
         still = "the guest stands still for a moment"
-    warnings = ["Until it is deleted, the server cannot be rebuilt."]
+    most = world.shape.disk_gib + (-(-world.shape.memory_mib // 1024) if asked.memory else 0)
+    warnings = [
+        "Until it is deleted, the server cannot be rebuilt.",
+        f"{most} GiB of quota and host are held for it until it is there, then what it takes.",
+    ]
     if asked.memory:
         warnings.append("Until it is deleted, vCPUs and memory cannot be resized.")
     warnings += _beside(world, "snapshot")

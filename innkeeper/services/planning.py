@@ -169,6 +169,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
     if not seen.foresight.dry_run:
         return
     back = _given_back(verb, world, server, seen.body)
+    kept = _snapshots_after(session, server, seen, operation)  # what they give back is seen below
     raise Foreseen(
         ChangePlan(
             verb=verb,
@@ -177,7 +178,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
             changes=[ChangeView.model_validate(change) for change in plan.changes],
             interruption=plan.interruption,
             host=_host(session, server, verb, back),
-            quota=_quota(session, server, back, seen),
+            quota=_quota(session, server, back, kept),
             warnings=[*plan.warnings, *_margins(session, server, verb)],
             steps=list(STEPS[verb]),
             digest=planning.digest(verb, facts),
@@ -188,7 +189,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
 _TAKING = frozenset(
     {
         *(Verb.CREATE, Verb.CLONE, Verb.UNSHELVE, Verb.MIGRATE, Verb.RESIZE),
-        *(Verb.ATTACH_DISK, Verb.GROW_DISK),
+        *(Verb.ATTACH_DISK, Verb.GROW_DISK, Verb.SNAPSHOT),
     }
 )
 """Verbs that may take more of a host."""
@@ -247,11 +248,10 @@ def _host(
 
 
 def _quota(
-    session: Session, server: Server, back: tuple[int, int, int, int], seen: Prospect
+    session: Session, server: Server, back: tuple[int, int, int, int], held: SnapshotAmounts
 ) -> QuotaRoom:
     limits = session.get_one(Project, server.project_id).quota
     used = reservations.reserved_by_project(session, server.project_id)
-    held = _snapshots_after(session, server, seen)
 
     def left(limit: int, amount: int) -> int | None:
         return None if limit < 0 else limit - amount
@@ -266,7 +266,9 @@ def _quota(
     )
 
 
-def _snapshots_after(session: Session, server: Server, seen: Prospect) -> SnapshotAmounts:
+def _snapshots_after(
+    session: Session, server: Server, seen: Prospect, operation: Operation
+) -> SnapshotAmounts:
     """Return what the project's snapshots hold when those that go with the verb are gone."""
     gone: list[UUID] = []
     if seen.verb is Verb.DELETE:
@@ -276,5 +278,6 @@ def _snapshots_after(session: Session, server: Server, seen: Prospect) -> Snapsh
     for identifier in gone:  # the transaction is rolled back
         row = session.get_one(Snapshot, identifier)
         row.phase, row.volume = "failed", None
+    operation.request = operation.request | {reservations.MERGE_BYTES: 0}
     session.flush()
     return layering.held(session, server.project_id)

@@ -324,6 +324,7 @@ def stage(prefect_server: str) -> Iterator[Stage]:
         patch.setenv("INNKEEPER_STALE_AFTER_SECONDS", str(SILENCE))
         patch.setenv("INNKEEPER_MEMORY_HEADROOM", "2")
         patch.delenv("DATABASE_URL", raising=False)
+        patch.setattr(storage, "allocated", sabotage.weighed)
         _forget()
         lab = Lab(place, first_index=150)
         try:

@@ -42,7 +42,7 @@ from innkeeper.errors import Conflict
 from innkeeper.services import accept, disks, operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
 from tests.flows import test_kill_matrix as matrix
-from tests.flows.settled import settled
+from tests.flows.settled import room_agrees, settled
 from tests.flows.stage import BODIES, ON_CARDS, ON_DISKS, Stage, stage
 
 pytestmark = matrix.pytestmark
@@ -211,6 +211,7 @@ class Lives(RuleBasedStateMachine):
             beside = sum(row.size_gib for row in session.scalars(select(DataDisk)))
         assert held.disk_gib == sum(row.disk_gib for row in standing) + beside
         assert held.memory_mib == sum(row.memory_mib for row in standing if row.placed)
+        room_agrees(self.stage)
 
     def teardown(self) -> None:
         """Delete what is left, so that the next life begins with nothing."""

@@ -105,6 +105,8 @@ def agreed(life: Life, *names: str) -> None:
     assert volumes(life) == set(rows)
     assert {name: storage.capacity(life.conn, POOL, name) >> 30 for name in rows} == rows
     assert held == of_servers + sum(rows.values())
+    with transaction() as session:
+        held += sum(reservations.frozen_gib(session).values())
     assert sum(one.reserved_disk_gib for one in hosts.all()) == held
     assert len(views) == len(rows)
     assert survey.audit() == []
