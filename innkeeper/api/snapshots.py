@@ -50,7 +50,10 @@ def create_snapshot(
     body: Annotated[SnapshotRequest | None, Body(openapi_examples=EXAMPLES)] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> OperationView:
-    """Take a snapshot of a server, running or stopped; the operation names its `snapshot_id`."""
+    """Take a snapshot of a server, running, stopped or suspended.
+
+    The operation names its `snapshot_id`.
+    """
     return ask(
         Verb.SNAPSHOT,
         server_id,

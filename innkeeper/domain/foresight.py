@@ -218,6 +218,8 @@ def _snapshot(world: World, body: BaseModel) -> Plan:
         "Until it is deleted, the server cannot be rebuilt.",
         f"{most} GiB of quota and host are held for it until it is there, then what it takes.",
     ]
+    if world.status is Status.SUSPENDED:
+        warnings.append("What the guest has in memory only, unwritten, is not in the snapshot.")
     if asked.memory:
         warnings.append("Until it is deleted, vCPUs and memory cannot be resized.")
     warnings += _beside(world, "snapshot")

@@ -94,6 +94,16 @@ def reserve(session: Session, server: Server, body: SnapshotRequest) -> Snapshot
         raise InvalidRequest(
             f"'{server.name}' is stopped and has no memory to keep: start it, or leave memory out."
         )
+    if body.memory and server.status == Status.SUSPENDED:
+        raise InvalidRequest(
+            f"'{server.name}' is suspended, and QEMU cannot keep the memory of a guest that stands "
+            "still: resume it first, or leave memory out."
+        )
+    if body.quiesce == "required" and server.status == Status.SUSPENDED:
+        raise InvalidRequest(
+            f"'{server.name}' is suspended, nobody in it can quiesce its file systems: resume it, "
+            "or ask with quiesce 'auto'."
+        )
     memory = server.memory_mib * _MIB if body.memory else 0
     size = server.disk_gib * _GIB + memory  # at most; what it really takes is known afterwards
     quota = session.get_one(Project, server.project_id).quota
