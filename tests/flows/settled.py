@@ -70,8 +70,11 @@ def settled(stage: Stage, operation: OperationView, *, status: Status, phase: st
     assert len(here) == 1
     assert (here[0].power_state == "running") == (status is Status.ACTIVE)
     agreed(connect(stage.hosts[server.host or ""]), server.id)
-    kept = [view for view in snapshots.page(server.id, limit=100).items if view.phase == "ready"]
-    memories = sum(view.memory for view in kept)
+    with transaction() as session:
+        own = session.query(Snapshot).filter(Snapshot.server_id == server.id)
+        kept = own.filter(Snapshot.volume.is_not(None)).all()
+    assert {row.phase for row in kept} <= {"ready", "failed"}
+    memories = sum(row.memory for row in kept)
     assert len(files) == 2 + len(kept) + memories, "a disk, a seed, and those of the snapshots"
     assert macs == [server.mac]
     kinds = {"volume", "seed", "domain", "lease", "forward"} | ({"snapshot"} if memories else set())

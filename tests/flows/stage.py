@@ -87,6 +87,7 @@ UNDO_POINTS = [
     point for verb, failing in FAILING.items() for point in sabotage.undo_points(verb, failing)
 ]
 UNDO_POINTS += sabotage.undo_points(Verb.CLONE, "adopt-snapshot")  # the source is held still
+UNDO_POINTS += sabotage.undo_points(Verb.DELETE_SNAPSHOT, "forget-snapshot")
 IN_PREFECT = {
     *(point for point in POINTS if point.step == STEPS[point.verb][0] and point.moment == "after"),
     *{(point.verb, point.failing): point for point in UNDO_POINTS}.values(),
