@@ -18,7 +18,7 @@ async def snapshot_server(
     operation_id: UUID | None = None,
     project: str = "default",
 ) -> None:
-    """Freeze the state of a server, running or stopped; it goes on where it is.
+    """Freeze the state of a server, running, stopped or suspended; it goes on where it is.
 
     Args:
         request: name, memory, quiescing and retention; the defaults suit most.

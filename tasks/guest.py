@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from innkeeper.domain.disks import root_order
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import POOL, console_log, nvram_file, seed_of, server_of
 from innkeeper.domain.specs import UEFI, RebootRequest, StopRequest
@@ -40,6 +41,7 @@ def disk_spec(b: Blueprint, disk: DataDiskBlueprint) -> DiskSpec:
         discard=disk.discard,
         most_requests=disk.iops,
         most_bytes=disk.throughput_mib << 20 if disk.throughput_mib else None,
+        boot_order=disk.boot_order,
     )
 
 
@@ -67,7 +69,10 @@ def spec_of(
     """
     further = b.cards.attached if cards is None else cards
     connection = connect(b.host.uri)
-    root = DiskSpec(path=storage.volume_path(connection, POOL, volume), target="vda")
+    data = [disk_spec(b, disk) for disk in disks]
+    order = root_order([disk.boot_order for disk in data if disk.boot_order])
+    path = storage.volume_path(connection, POOL, volume)
+    root = DiskSpec(path=path, target="vda", boot_order=order)
     image = b.disk_image  # a rebuild's boots by the same firmware
     return DomainSpec(
         server_id=b.server_id,
@@ -84,7 +89,7 @@ def spec_of(
         cpu=b.cpu,
         max_vcpus=b.max_vcpus,
         max_memory_mib=b.max_memory_mib,
-        disks=(root, *(disk_spec(b, disk) for disk in disks)),
+        disks=(root, *data),
         nics=(NicSpec(network=b.network.name, mac=b.mac), *map(nic_spec, further)),
         console_log_path=Path(console_log(b.server_id)),
         seed_path=storage.volume_path(connection, POOL, seed_of(volume)),

@@ -1,6 +1,6 @@
 """Taking a snapshot out: those who lean on its file get what they need of it, then it goes."""
 
-from innkeeper.domain.layers import Action, Commit, Pull, Removal, Repoint
+from innkeeper.domain.layers import Action, Commit, Layers, Pull, Removal, Repoint
 from innkeeper.domain.naming import POOL
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import PermanentError, TransientError
@@ -36,6 +36,19 @@ def merge_snapshot(b: Blueprint) -> str:
     for action in removal.actions:
         ensure(b, action, "merge")
     return ", ".join(type(action).__name__.lower() for action in removal.actions) or "a leaf"
+
+
+@merge_snapshot.undone_by
+def weigh_again(b: Blueprint) -> str:
+    """Leave files as they are, each is right, but note what they take: some may have grown."""
+    snapshots.weigh(b.claim, _sizes(b, b.layers))
+    return "what was merged stays"
+
+
+def _sizes(b: Blueprint, tree: Layers) -> dict[str, int]:
+    names = {layer.volume for layer in tree.frozen}
+    names |= {s.memory_volume for s in b.snapshots if s.memory_volume}
+    return storage.allocated(connect(b.host.uri), POOL, names)
 
 
 def _removal(b: Blueprint) -> Removal | None:
@@ -133,10 +146,7 @@ def forget_snapshot(b: Blueprint) -> str:
     if b.subject.memory_volume:
         dropped.append((ArtifactKind.SNAPSHOT, b.subject.memory_volume))
     left = removal.left if removal else b.layers
-    names = {layer.volume for layer in left.frozen}
-    names |= {s.memory_volume for s in b.snapshots if s.memory_volume}
-    sizes = storage.allocated(connect(b.host.uri), POOL, names)
-    snapshots.forget(b.claim, left, sizes, dropped)
+    snapshots.forget(b.claim, left, _sizes(b, left), dropped)
     return b.subject.name
 
 

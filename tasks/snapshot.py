@@ -6,12 +6,13 @@ A clone begins with these steps, too: the server that they see then is its sourc
 from contextlib import suppress
 from pathlib import Path
 
+from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import POOL, memory_volume
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import InnkeeperError, PermanentError
 from innkeeper.host import layers
 from innkeeper.host.channel import open_channel
-from innkeeper.hypervisor import blockjob, guest, snapshot, storage
+from innkeeper.hypervisor import blockjob, guest, snapshot, storage, suspension
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.hypervisor.power import PowerState
@@ -80,6 +81,8 @@ def capture_state(b: Blueprint) -> str:
         kind = _capture_running(b)
     elif b.snapshot.memory and "kind" not in b.step_data:
         raise GuestOff(f"{b.name} went off: there is no memory to keep. Start it and try again.")
+    elif suspension.is_saved(connection, b.server_id):
+        kind = _capture_saved(b)
     else:
         kind = _note(b, b.step_data.get("kind", "stopped"))
     define_on(b, b.snapshot_layer)
@@ -102,8 +105,23 @@ def _capture_running(b: Blueprint) -> str:
         correct_clock(b)  # it stood still
     else:
         kind = _capture_disk(b, layer)
-    if guest.power_state(connection, b.server_id) is PowerState.PAUSED:
+    if not _rests(b) and guest.power_state(connection, b.server_id) is PowerState.PAUSED:
         guest.start(connection, b.server_id)  # a daemon that died in here left it so
+    return kind
+
+
+def _rests(b: Blueprint) -> bool:
+    return b.status is Status.SUSPENDED
+
+
+def _capture_saved(b: Blueprint) -> str:
+    """Have a guest whose memory is in a file of the host go on in the layer once it is woken.
+
+    Its file systems are as they were when it fell asleep: what it had not written is in the memory.
+    """
+    connection, kind = connect(b.host.uri), _note(b, "crash-consistent")
+    layer = storage.volume_path(connection, POOL, b.snapshot_layer)
+    snapshot.wake_on(connection, b.server_id, layer)
     return kind
 
 
@@ -147,6 +165,7 @@ def merge_back(b: Blueprint) -> str:
     connection = connect(b.host.uri)
     snapshot.thaw(connection, b.server_id)
     before = storage.volume_path(connection, POOL, b.root_volume)
+    snapshot.wake_on(connection, b.server_id, before)
     if snapshot.root_disk(connection, b.server_id) != before:
         if b.host.simulated:
             pass
@@ -157,7 +176,7 @@ def merge_back(b: Blueprint) -> str:
             layer = storage.volume_path(connection, POOL, b.snapshot_layer)
             layers.commit(open_channel(b.host.channel), layer)
     define_on(b, b.root_volume)
-    if guest.power_state(connection, b.server_id) is PowerState.PAUSED:
+    if not _rests(b) and guest.power_state(connection, b.server_id) is PowerState.PAUSED:
         with suppress(PoolFull):  # a pool without space stopped it: there is some again, or not yet
             guest.start(connection, b.server_id)
     return f"on {b.root_volume} as before"

@@ -5,9 +5,10 @@ Servers get and give them by the actions attach-disk, detach-disk and grow-disk.
 
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
 from innkeeper.api.access import Anyone, GuardedRoute, VisibleProject, actor
+from innkeeper.api.foresight import FORESEEN, PLANNED, foresight
 from innkeeper.api.parameters import Cursor, Limit
 from innkeeper.api.problems import documented
 from innkeeper.services import disks
@@ -34,7 +35,17 @@ def get_disk(disk_id: UUID, principal: Anyone) -> DiskView:
     return disks.get(disk_id, principal.project_id)
 
 
-@router.delete("/{disk_id}", status_code=204, responses=documented(404, 409))
-def delete_disk(disk_id: UUID, principal: Anyone) -> None:
+@router.delete(
+    "/{disk_id}",
+    status_code=204,
+    responses={**PLANNED, **documented(404, 409)},
+    dependencies=[FORESEEN],
+)
+def delete_disk(disk_id: UUID, principal: Anyone, request: Request) -> None:
     """Delete a disk that no server has, with what is on it: now, or when its host answers again."""
-    disks.delete(disk_id, project_id=principal.project_id, actor=actor(principal))
+    disks.delete(
+        disk_id,
+        project_id=principal.project_id,
+        actor=actor(principal),
+        foresight=foresight(request),
+    )

@@ -3,8 +3,9 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Body, Request, Response
+from fastapi import APIRouter, Body, Depends, Request, Response
 from fastapi.openapi.models import Example
+from pydantic import BaseModel
 
 from innkeeper.api.access import Anyone, GuardedRoute, actor
 from innkeeper.api.bodies import SnapshotChange
@@ -35,6 +36,37 @@ EXAMPLES: dict[str, Example] = {
 }
 
 
+class _Asker:
+    """Who asks for something to be done, and where the answer goes."""
+
+    def __init__(
+        self,
+        principal: Anyone,
+        request: Request,
+        response: Response,
+        idempotency_key: IdempotencyKey = None,
+    ) -> None:
+        self.principal = principal
+        self.request = request
+        self.response = response
+        self.idempotency_key = idempotency_key
+
+    def ask(self, verb: Verb, server_id: UUID, body: BaseModel | None) -> OperationView:
+        """Have a verb accepted and started, and point to its operation."""
+        return ask(
+            verb,
+            server_id,
+            body,
+            principal=self.principal,
+            request=self.request,
+            response=self.response,
+            idempotency_key=self.idempotency_key,
+        )
+
+
+Asker = Annotated[_Asker, Depends()]
+
+
 @router.post(
     "",
     status_code=202,
@@ -42,24 +74,15 @@ EXAMPLES: dict[str, Example] = {
     dependencies=[FORESEEN],
 )
 def create_snapshot(
-    *,
     server_id: UUID,
-    principal: Anyone,
-    request: Request,
-    response: Response,
+    asker: Asker,
     body: Annotated[SnapshotRequest | None, Body(openapi_examples=EXAMPLES)] = None,
-    idempotency_key: IdempotencyKey = None,
 ) -> OperationView:
-    """Take a snapshot of a server, running or stopped; the operation names its `snapshot_id`."""
-    return ask(
-        Verb.SNAPSHOT,
-        server_id,
-        body,
-        principal=principal,
-        request=request,
-        response=response,
-        idempotency_key=idempotency_key,
-    )
+    """Take a snapshot of a server, running, stopped or suspended.
+
+    The operation names its `snapshot_id`.
+    """
+    return asker.ask(Verb.SNAPSHOT, server_id, body)
 
 
 @router.get("", responses=documented(404))
@@ -96,23 +119,10 @@ def change_snapshot(
     responses={**ACCEPTED, **documented(404, 409)},
     dependencies=[FORESEEN],
 )
-def delete_snapshot(
-    server_id: UUID,
-    snapshot_id: UUID,
-    principal: Anyone,
-    request: Request,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> OperationView:
+def delete_snapshot(server_id: UUID, snapshot_id: UUID, asker: Asker) -> OperationView:
     """Delete a snapshot; the server and its other snapshots keep what they share with it."""
-    return ask(
-        Verb.DELETE_SNAPSHOT,
-        server_id,
-        DeleteSnapshotRequest(snapshot=str(snapshot_id)),
-        principal=principal,
-        request=request,
-        response=response,
-        idempotency_key=idempotency_key,
+    return asker.ask(
+        Verb.DELETE_SNAPSHOT, server_id, DeleteSnapshotRequest(snapshot=str(snapshot_id))
     )
 
 
@@ -122,24 +132,9 @@ def delete_snapshot(
     responses={**ACCEPTED, **documented(404, 409)},
     dependencies=[FORESEEN],
 )
-def revert_server(
-    server_id: UUID,
-    snapshot_id: UUID,
-    principal: Anyone,
-    request: Request,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> OperationView:
+def revert_server(server_id: UUID, snapshot_id: UUID, asker: Asker) -> OperationView:
     """Bring the server back to a snapshot; what it wrote since then is lost."""
-    return ask(
-        Verb.REVERT,
-        server_id,
-        RevertRequest(snapshot=str(snapshot_id)),
-        principal=principal,
-        request=request,
-        response=response,
-        idempotency_key=idempotency_key,
-    )
+    return asker.ask(Verb.REVERT, server_id, RevertRequest(snapshot=str(snapshot_id)))
 
 
 @router.post(
@@ -148,24 +143,11 @@ def revert_server(
     responses={**ACCEPTED, **documented(404, 409)},
     dependencies=[FORESEEN],
 )
-def verify_snapshot(
-    server_id: UUID,
-    snapshot_id: UUID,
-    principal: Anyone,
-    request: Request,
-    response: Response,
-    idempotency_key: IdempotencyKey = None,
-) -> OperationView:
+def verify_snapshot(server_id: UUID, snapshot_id: UUID, asker: Asker) -> OperationView:
     """Boot a throw-away guest from a snapshot; what that proves is kept as its `verification`.
 
     The operation succeeds when that is known, also when it is bad. The server is not touched.
     """
-    return ask(
-        Verb.VERIFY_SNAPSHOT,
-        server_id,
-        VerifySnapshotRequest(snapshot=str(snapshot_id)),
-        principal=principal,
-        request=request,
-        response=response,
-        idempotency_key=idempotency_key,
+    return asker.ask(
+        Verb.VERIFY_SNAPSHOT, server_id, VerifySnapshotRequest(snapshot=str(snapshot_id))
     )

@@ -27,7 +27,7 @@ def attach(
         int | None, typer.Option(min=1, max=2048, help="GiB of a new disk; without it a kept one.")
     ] = None,
     fmt: Annotated[
-        str | None, typer.Option("--format", help="qcow2 (the usual one) or raw.")
+        str | None, typer.Option("--format", help="qcow2 (the usual one), raw or vmdk.")
     ] = None,
     cache: Annotated[
         str | None, typer.Option(help="writeback (the usual one), writethrough or none.")
@@ -49,6 +49,10 @@ def attach(
         bool | None,
         typer.Option("--keep/--no-keep", help="Whether it stays when its server is deleted."),
     ] = None,
+    boot_order: Annotated[
+        int | None,
+        typer.Option(min=0, max=11, help="Boot from it: 1 first; 0: not, as usual."),
+    ] = None,
     idempotency_key: Repeatable = None,
     project: Project = None,
     wait: Wait = False,
@@ -64,6 +68,7 @@ def attach(
         "iops": iops,
         "throughput_mib": throughput,
         "delete_on_server_delete": None if keep is None else not keep,
+        "boot_order": boot_order,
     }
     body: Json = {"name": name}
     body |= {key: value for key, value in options.items() if value is not None}
@@ -171,6 +176,7 @@ def show(disk: DiskName, project: Project = None, output: Output = Format.TABLE)
             ("writable", "no" if view.read_only else "yes"),
             ("most requests", f"{view.iops} a second" if view.iops else None),
             ("most bytes", f"{view.throughput_mib} MiB a second" if view.throughput_mib else None),
+            ("boot order", view.boot_order),
             ("server deleted", "is deleted, too" if view.delete_on_server_delete else "is kept"),
             ("created", f"{view.created_at:%Y-%m-%d %H:%M:%S} ({out.ago(view.created_at)})"),
         ]
@@ -178,12 +184,19 @@ def show(disk: DiskName, project: Project = None, output: Output = Format.TABLE)
 
 
 @app.command()
-def delete(disk: DiskName, *, yes: Yes = False, project: Project = None) -> None:
+@foresight.plannable
+def delete(
+    disk: DiskName, *, yes: Yes = False, project: Project = None, output: Output = Format.TABLE
+) -> None:
     """Delete a disk that no server has, with what is on it."""
-    out.confirm(f"Delete disk {disk} and all that is on it?", yes=yes)
+    out.confirm(f"Delete disk {disk} and all that is on it?", yes=yes or foresight.dry_run())
     with connect() as client:
-        client.delete(f"/disks/{_found(client, disk, project)['id']}")
-    typer.echo(f"{disk} is deleted")
+        path = f"/disks/{_found(client, disk, project)['id']}"
+        plan = client.delete(path, **foresight.query())
+    if foresight.dry_run():
+        foresight.show([plan], output, several=False)
+    else:
+        typer.echo(f"{disk} is deleted")
 
 
 def _act(

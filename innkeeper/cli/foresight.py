@@ -1,4 +1,4 @@
-"""`--dry-run` and `--as-planned`: every command that makes an operation has both."""
+"""`--dry-run` and `--as-planned`: commands that make an operation, or delete a disk, have both."""
 
 import inspect
 from collections.abc import Callable
@@ -74,7 +74,8 @@ def show(plans: list[Json], fmt: Format, *, several: bool) -> None:
 
 
 def _show(plan: ChangePlan) -> None:
-    typer.echo(f"{plan.server}: plan to {plan.verb}; nothing was done")
+    subject = plan.server or ", ".join(change.subject for change in plan.changes)
+    typer.echo(f"{subject}: plan to {plan.verb}; nothing was done")
     output.emit_table(
         ("EFFECT", "SUBJECT", "BEFORE", "AFTER"),
         [(one.effect, one.subject, one.before or "-", one.after or "-") for one in plan.changes],

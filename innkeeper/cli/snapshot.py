@@ -42,7 +42,7 @@ def create(
     wait: Wait = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Take a snapshot of a server, running or stopped."""
+    """Take a snapshot of a server, running, stopped or suspended."""
     body: Json = {"memory": memory, "quiesce": quiesce_word(quiesce), "description": description}
     body |= {"delete_on_server_delete": not keep}
     body |= {"name": name} if name else {}

@@ -44,6 +44,7 @@ class DataDisk(Base):
             sqlite_where=text("phase <> 'deleting'"),
         ),
         UniqueConstraint("server_id", "target"),
+        Index("uq_data_disks_boot_order", "server_id", "boot_order", unique=True),
         Index("ix_data_disks_project_created", "project_id", "created_at", "id"),
         Index("ix_data_disks_host", "host_id"),
     )
@@ -63,4 +64,5 @@ class DataDisk(Base):
     iops: Mapped[int | None] = mapped_column(default=None)
     throughput_mib: Mapped[int | None] = mapped_column(default=None)
     delete_on_server_delete: Mapped[bool] = mapped_column(default=True)
+    boot_order: Mapped[int | None] = mapped_column(default=None)  # None: not booted from
     created_at: Mapped[datetime] = mapped_column(default_factory=now)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from innkeeper.domain.disks import LARGEST_GIB
+from innkeeper.domain.disks import LARGEST_GIB, MOST, Format
 from innkeeper.domain.specs import Chosen, Name
 
 Cache = Literal["none", "writeback", "writethrough"]
@@ -22,14 +22,16 @@ class AttachDiskRequest(BaseModel):
     size_gib: int | None = Field(
         default=None, ge=1, le=LARGEST_GIB, description="Size of a new disk in GiB"
     )
-    format: Literal["qcow2", "raw"] | None = Field(
-        default=None, description="qcow2 (the usual one) or raw: fixed once the disk is made"
+    format: Format | None = Field(
+        default=None,
+        description="qcow2 (the usual one), raw or vmdk, which never grows: fixed once it is made",
     )
     cache: Cache | None = Field(
         default=None, description="How the host caches: writeback (usual), writethrough or none"
     )
     discard: bool | None = Field(
-        default=None, description="Give back to the host what the guest trims: usually true"
+        default=None,
+        description="Give back to the host what the guest trims: usually true, never of vmdk",
     )
     read_only: bool | None = Field(default=None, description="The guest cannot write to it")
     iops: int | None = Field(
@@ -40,6 +42,13 @@ class AttachDiskRequest(BaseModel):
     )
     delete_on_server_delete: bool | None = Field(
         default=None, description="false: when its server is deleted it is kept; usually true"
+    )
+    boot_order: int | None = Field(
+        default=None,
+        ge=0,
+        le=MOST + 1,
+        description="Where it comes among the disks that the server boots from, from its next "
+        "power cycle on: 1 is first; the root disk has the first free place; usually 0, not at all",
     )
 
 

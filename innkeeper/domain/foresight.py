@@ -213,7 +213,13 @@ def _snapshot(world: World, body: BaseModel) -> Plan:
         still = f"the guest stands still while its {size} MiB of memory are written"
     elif asked.quiesce == "off":
         still = "the guest stands still for a moment"
-    warnings = ["Until it is deleted, the server cannot be rebuilt."]
+    most = world.shape.disk_gib + (-(-world.shape.memory_mib // 1024) if asked.memory else 0)
+    warnings = [
+        "Until it is deleted, the server cannot be rebuilt.",
+        f"{most} GiB of quota and host are held for it until it is there, then what it takes.",
+    ]
+    if world.status is Status.SUSPENDED:
+        warnings.append("What the guest has in memory only, unwritten, is not in the snapshot.")
     if asked.memory:
         warnings.append("Until it is deleted, vCPUs and memory cannot be resized.")
     warnings += _beside(world, "snapshot")
@@ -301,7 +307,23 @@ def _attach_disk(world: World, body: BaseModel) -> Plan:
     kept = world.disk
     told = f"{kept.size_gib} GiB, as it was kept" if kept else f"{asked and asked.size_gib} GiB"
     warnings = [] if kept else ["A new disk is empty: make a file system on it in the guest."]
-    return Plan((Change(Effect.LIVE, f"disk {name}", None, told),), NONE, tuple(warnings))
+    changes = [Change(Effect.LIVE, f"disk {name}", None, told)]
+    if asked and asked.format == "vmdk":
+        warnings.append(
+            "A vmdk disk never grows, and gives back nothing that the guest trims. While it is "
+            "attached the server cannot migrate live, and be suspended by pausing only."
+        )
+    place = kept.boot_order if kept else None
+    if asked and asked.boot_order is not None:
+        place = asked.boot_order
+    if place:
+        effect = Effect.POWER_CYCLE if world.runs else Effect.LIVE
+        changes.append(Change(effect, f"boot order of {name}", None, str(place)))
+        warnings.append(
+            "It is booted from when the server is powered off and on next, which this does not do: "
+            "see that there is a system on it by then."
+        )
+    return Plan(tuple(changes), NONE, tuple(warnings))
 
 
 @_rule(Verb.DETACH_DISK)
@@ -315,6 +337,12 @@ def _detach_disk(world: World, body: BaseModel) -> Plan:
     warnings = ["Unmount it in the guest first."] if world.runs else []
     warnings += [] if keep else [f"Everything on '{disk.name}' is lost."]
     return Plan((change,), NONE, tuple(warnings))
+
+
+def delete_disk(name: str, size_gib: int) -> Plan:
+    """Return what the deletion of a disk that no server has would do."""
+    change = Change(Effect.RECREATE, f"disk {name}", f"{size_gib} GiB", None)
+    return Plan((change,), NONE, (f"Everything on '{name}' is lost.",))
 
 
 @_rule(Verb.GROW_DISK)

@@ -92,7 +92,8 @@ TRANSITIONS: dict[Verb, Transition] = {
     Verb.DELETE: Transition(
         _LIVE | {Status.SUSPENDED, Status.SHELVED, Status.ERROR}, Status.DELETED, Status.ERROR
     ),
-    Verb.SNAPSHOT: Transition(_LIVE, None, None),
+    # A suspended one goes on in the layer that it is given when it wakes.
+    Verb.SNAPSHOT: Transition(_LIVE | {Status.SUSPENDED}, None, None),
     # With the memory it ends active: an operation may name its end, see `ending`.
     Verb.REVERT: Transition(_LIVE, None, None),
     Verb.DELETE_SNAPSHOT: Transition(_LIVE, None, None),

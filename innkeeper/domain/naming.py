@@ -4,6 +4,8 @@ import hashlib
 import re
 from uuid import UUID, uuid5
 
+from innkeeper.domain.disks import FORMATS
+
 POOL = "innkeeper"
 _SLUG = re.compile(r"[^a-z0-9]+")
 
@@ -95,7 +97,7 @@ def disk_of(volume: str) -> UUID | None:
         disk_id = UUID(volume[:36])
     except ValueError:
         return None
-    ours = volume in {data_volume(disk_id, fmt) for fmt in ("qcow2", "raw")}
+    ours = volume in {data_volume(disk_id, fmt) for fmt in FORMATS}
     return disk_id if ours else None
 
 

@@ -8,12 +8,18 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from innkeeper.domain.lifecycle import BIRTHS, Verb
 from innkeeper.errors import Conflict, InvalidRequest
 
 OUTCOME = "outcome"
 """The fact that is known last: the changes themselves, as the plan shows them."""
+
+DELETE_DISK: Literal["delete-disk"] = "delete-disk"
+"""What is done to a disk that no server has."""
+
+Planned = Verb | Literal["delete-disk"]
 
 _TOLD = {
     "request": "the request is another one",
@@ -74,8 +80,10 @@ _ON_CARDS = frozenset({Verb.DELETE, Verb.ATTACH_NIC, Verb.DETACH_NIC})
 _ON_DISKS = frozenset({Verb.DELETE, Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK})
 
 
-def deciding(verb: Verb) -> tuple[str, ...]:
+def deciding(verb: Planned) -> tuple[str, ...]:
     """Return the facts that decide what a verb does: others may change under its plan."""
+    if verb == DELETE_DISK:
+        return ("request", "status", "host", "data disks", OUTCOME)
     if verb in BIRTHS:
         return ("request", "shape", "host", "image", OUTCOME)
     layers = ("image", "disk", "snapshots") if verb in _LAYERED else ()
@@ -84,7 +92,7 @@ def deciding(verb: Verb) -> tuple[str, ...]:
     return (*_ALWAYS, *layers, *disks, *cards, OUTCOME)
 
 
-def digest(verb: Verb, facts: Mapping[str, str]) -> str:
+def digest(verb: Planned, facts: Mapping[str, str]) -> str:
     """Return the digest of the facts that decide a verb."""
     return "-".join([_VERSION, *(_hash(name, facts[name]) for name in deciding(verb))])
 
@@ -93,7 +101,7 @@ def _hash(name: str, value: str) -> str:
     return hashlib.sha256(f"{name}={value}".encode()).hexdigest()[:_HASH_LENGTH]
 
 
-def require_unchanged(verb: Verb, facts: Mapping[str, str], shown: str) -> None:
+def require_unchanged(verb: Planned, facts: Mapping[str, str], shown: str) -> None:
     """Pass when the facts that are known are those of the plan with this digest.
 
     Raises:

@@ -24,6 +24,7 @@ class DataDisk:
     name: str
     size_gib: int
     goes_with_server: bool = True
+    boot_order: int | None = None
 
 
 @dataclass(frozen=True)

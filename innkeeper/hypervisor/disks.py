@@ -4,6 +4,7 @@ A disk is known by its serial number. What the domain is defined with is not tou
 """
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from uuid import UUID
 
 import libvirt
@@ -39,13 +40,16 @@ def serials(conn: libvirt.virConnect, server_id: UUID, *, defined: bool = False)
 def plug(conn: libvirt.virConnect, server_id: UUID, spec: DiskSpec) -> None:
     """See that a domain that runs has the disk; its guest finds it at once.
 
+    It boots from it at its next start only, if it is defined so.
+
     Raises:
         StateChanged: it does not run.
         PoolFull, FileMissing, AccessDenied: QEMU cannot open the file.
     """
     domain = _domain(conn, server_id)
     if _plugged(domain, spec.serial or "") is None:
-        domain.attachDeviceFlags(disk_element(spec).render(), libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        live = disk_element(replace(spec, boot_order=None))
+        domain.attachDeviceFlags(live.render(), libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def unplug(conn: libvirt.virConnect, server_id: UUID, serial: str, seconds: float) -> None:

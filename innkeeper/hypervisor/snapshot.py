@@ -139,6 +139,31 @@ def restore(conn: libvirt.virConnect, memory: Path, layer: Path, network: str) -
     conn.restoreFlags(str(memory), document, libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
 
+@translated()
+def wake_on(conn: libvirt.virConnect, server_id: UUID, layer: Path) -> None:
+    """Have a guest whose memory was saved go on in `layer` when it is woken.
+
+    libvirt keeps its own idea of the domain with a saved memory, and would start it on the disk
+    that it had then. Done twice it is done once; fine when nothing is saved.
+
+    Raises:
+        DomainAbsent: there is no domain.
+    """
+    domain = _domain(conn, server_id)
+    if _is_test(conn) or not domain.hasManagedSaveImage():
+        return
+    saved = parse(domain.managedSaveGetXMLDesc(libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE))
+    disk = _root(saved)
+    source = disk.find("source")
+    if source is None or source.get("file") == str(layer):
+        return
+    for stale in disk.findall("backingStore"):  # libvirt would believe it
+        disk.remove(stale)
+    source.set("file", str(layer))
+    source.attrib.pop("index", None)
+    domain.managedSaveDefineXML(ET.tostring(saved, encoding="unicode"))
+
+
 def _tune_as(saved: ET.Element, defined: ET.Element) -> None:
     """Replace what a saved guest got of the host's CPUs then: who changed that meant it to last."""
     for stale in saved.findall("cputune"):
@@ -154,12 +179,17 @@ def is_active(conn: libvirt.virConnect, server_id: UUID) -> bool:
     return False
 
 
-def _source(document: ET.Element) -> Path:
+def _root(document: ET.Element) -> ET.Element:
     for disk in document.iterfind("devices/disk"):
-        target, source = disk.find("target"), disk.find("source")
-        if target is not None and source is not None and target.get("dev") == ROOT:
-            return Path(str(source.get("file")))
+        target = disk.find("target")
+        if target is not None and target.get("dev") == ROOT and disk.find("source") is not None:
+            return disk
     raise StateChanged("The domain has no root disk now.")
+
+
+def _source(document: ET.Element) -> Path:
+    source = _root(document).find("source")
+    return Path(str(source.get("file") if source is not None else None))
 
 
 @translated()

@@ -16,11 +16,18 @@ from sqlalchemy.orm import Session
 
 from innkeeper.db.models import DataDisk, Host, Operation, OperationStep, Project, Server
 from innkeeper.domain import naming
-from innkeeper.domain.disks import free_target, require_growth
+from innkeeper.domain.disks import (
+    discards,
+    free_target,
+    require_growth,
+    require_place,
+    require_possible,
+    stays_put,
+)
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.quotas import Amounts, require_within
-from innkeeper.domain.specs import RevertRequest, SnapshotRequest
+from innkeeper.domain.specs import RevertRequest, SnapshotRequest, SuspendRequest
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound
 from innkeeper.services import layering, reservations
 
@@ -32,6 +39,7 @@ _USUAL: dict[str, Any] = {
     "iops": None,
     "throughput_mib": None,
     "delete_on_server_delete": True,
+    "boot_order": None,
 }
 
 
@@ -52,6 +60,7 @@ class DataDiskBlueprint:
     iops: int | None
     throughput_mib: int | None
     delete_on_server_delete: bool
+    boot_order: int | None = None
 
     @property
     def serial(self) -> str:
@@ -175,14 +184,22 @@ def prepare(session: Session, server: Server, body: BaseModel, verb: Verb) -> di
 
 
 def _attach(session: Session, server: Server, body: AttachDiskRequest) -> dict[str, Any]:
-    target = free_target([row.target or "" for row in held_by(session, server)])
+    others = held_by(session, server)
+    target = free_target([row.target or "" for row in others])
+    places = {row.boot_order: row.name for row in others if row.boot_order}
     there = _live(session, server.project_id, body.name)
     options = body.model_dump(exclude={"name", "size_gib"}, exclude_none=True)
+    if body.boot_order is not None:
+        options["boot_order"] = body.boot_order or None
+    place = options.get("boot_order", there.boot_order if there and not body.size_gib else None)
+    if place:
+        require_place(body.name, place, places)
     if body.size_gib is None:
         return _attach_kept(session, server, body.name, there, target, options)
     taken = f"Disk '{body.name}' exists already: leave the size out to attach it, or name another."
     if there is not None:
         raise Conflict(taken)
+    require_possible(body.name, body.format or "qcow2", discard=bool(body.discard))
     host = _host_of(session, server)
     if not host.enabled:
         raise NoHostFits(
@@ -190,7 +207,8 @@ def _attach(session: Session, server: Server, body: AttachDiskRequest) -> dict[s
             f"(`innkeeper server migrate {server.name}`), or wait until the host is enabled."
         )
     _take(session, server, body.size_gib)
-    disk_id, options = uuid4(), _USUAL | options
+    fmt = options.get("format", _USUAL["format"])
+    disk_id, options = uuid4(), _USUAL | {"discard": discards(fmt)} | options
     session.add(
         DataDisk(
             id=disk_id,
@@ -239,6 +257,7 @@ def _attach_kept(
         )
     if options.get("format", disk.format) != disk.format:
         raise InvalidRequest(f"Disk '{name}' has the format {disk.format}: that cannot be changed.")
+    require_possible(name, disk.format, discard=options.get("discard", disk.discard))
     before = {option: getattr(disk, option) for option in options}
     disk.server_id, disk.target, disk.phase = server.id, target, "attaching"
     for option, value in options.items():
@@ -249,7 +268,7 @@ def _attach_kept(
 
 def _grow(session: Session, server: Server, body: GrowDiskRequest) -> dict[str, Any]:
     disk = _attached(session, server, body.disk)
-    require_growth(disk.name, disk.size_gib, body.size_gib)
+    require_growth(disk.name, disk.format, disk.size_gib, body.size_gib)
     _take(session, server, body.size_gib - disk.size_gib)
     before, disk.size_gib = disk.size_gib, body.size_gib
     session.flush()
@@ -287,6 +306,8 @@ def _refuse(session: Session, server: Server, body: BaseModel, verb: Verb) -> No
     Raises:
         Conflict: it names them.
     """
+    if isinstance(body, SuspendRequest) and body.mode == "save":
+        _refuse_saving(session, server)
     memory = isinstance(body, SnapshotRequest) and body.memory
     if isinstance(body, RevertRequest):
         memory = layering.find(session, server, body.snapshot).memory
@@ -303,6 +324,20 @@ def _refuse(session: Session, server: Server, body: BaseModel, verb: Verb) -> No
         f"{'with its memory' if memory else 'with them'}: {why}. Detach them first "
         "(`innkeeper disk detach`)."
     )
+
+
+def _refuse_saving(session: Session, server: Server) -> None:
+    if names := staying(session, server):
+        raise Conflict(
+            f"'{server.name}' has vmdk disks ({', '.join(names)}), and QEMU does not save the "
+            "memory of a guest with such ones: suspend it with mode 'pause', or detach them first "
+            "(`innkeeper disk detach`)."
+        )
+
+
+def staying(session: Session, server: Server) -> list[str]:
+    """Return the names of a server's disks for which QEMU neither sends nor saves its memory."""
+    return [row.name for row in held_by(session, server) if stays_put(row.format)]
 
 
 def settle(session: Session, operation: Operation) -> None:

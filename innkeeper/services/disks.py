@@ -14,7 +14,8 @@ from innkeeper.domain.naming import POOL, disk_serial
 from innkeeper.errors import Conflict, NotFound, TransientError
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
-from innkeeper.services import attachments, events, journal, paging
+from innkeeper.services import attachments, diskplans, events, journal, paging
+from innkeeper.services.planning import ACT, Foresight
 from innkeeper.services.views import DiskView, Page
 
 BY_ID = "/dev/disk/by-id/virtio-"
@@ -78,14 +79,17 @@ def page(
         return Page(items=views(session, rows), next_cursor=following)
 
 
-def delete(disk_id: UUID, *, project_id: UUID | None, actor: str) -> None:
+def delete(
+    disk_id: UUID, *, project_id: UUID | None, actor: str, foresight: Foresight = ACT
+) -> None:
     """Delete a kept disk and what is on it.
 
     That it is to go is committed first: if its host cannot do it now, reconcile sees to it later.
 
     Raises:
+        Foreseen: it was a dry run; the plan is in it.
         NotFound: there is no such disk in the project.
-        Conflict: a server has it.
+        Conflict: a server has it, or it is not as in the plan that was shown.
     """
     with transaction() as session:
         row = _visible(session, disk_id, project_id, lock=True)
@@ -95,6 +99,7 @@ def delete(disk_id: UUID, *, project_id: UUID | None, actor: str) -> None:
             raise Conflict(
                 f"{whose} has disk '{row.name}': detach it first (`innkeeper disk detach`)."
             )
+        diskplans.tell(session, row, foresight)
         row.phase = "deleting"
         _record(session, row, "disk.deletion.accepted", actor)
     with suppress(TransientError):

@@ -14,17 +14,11 @@ from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
 from innkeeper.db.models import (
-    Address,
     Artifact,
-    DataDisk,
-    Disk,
-    Nic,
     Operation,
     OperationStep,
     PortForward,
     Server,
-    ShelfFile,
-    Snapshot,
     now,
 )
 from innkeeper.db.session import transaction
@@ -46,7 +40,7 @@ from innkeeper.services import (
     events,
     layering,
     lineage,
-    policies,
+    remains,
     reservations,
     resizing,
 )
@@ -334,27 +328,6 @@ def undoing(held: Claim, error: str) -> list[BegunStep]:
         return [BegunStep(row.name, row.state) for row in rows]
 
 
-def release(session: Session, server: Server) -> None:
-    """Give back quota, capacity, address and forward of a server that has nothing left."""
-    server.reserved = False
-    nics = select(Nic.id).where(Nic.server_id == server.id)
-    session.execute(delete(Address).where(Address.nic_id.in_(nics)))
-    for table in (PortForward, Disk, Nic, Snapshot):
-        session.execute(delete(table).where(table.server_id == server.id))
-    policies.forget(session, server.id)
-    resizing.let_go(server)
-    server.user_data = server.runcmd = server.role_requests = server.nvram = None
-    server.root_password = server.root_password_hash = server.host_key_private = None
-
-
-def has_artifacts(session: Session, server_id: UUID) -> bool:
-    """Tell whether anything may still exist outside the database for a server."""
-    artifact = select(Artifact.id).where(Artifact.server_id == server_id).limit(1)
-    shelved = select(ShelfFile.server_id).where(ShelfFile.server_id == server_id)
-    disks = select(DataDisk.id).where(DataDisk.server_id == server_id).limit(1)
-    return any(session.scalar(thing) is not None for thing in (artifact, shelved, disks))
-
-
 def complete(held: Claim, reason: str = "") -> None:
     """End an operation as succeeded and put its server to rest.
 
@@ -368,9 +341,9 @@ def complete(held: Claim, reason: str = "") -> None:
         named = operation.request.get("ends")
         after = ending(held.verb, Status(before), Status(named) if named else None)
         if after is Status.DELETED:
-            if has_artifacts(session, server.id):
+            if remains.has_artifacts(session, server.id):
                 raise Conflict(f"Server '{server.name}' still has artifacts: reconcile reaps them.")
-            release(session, server)
+            remains.release(session, server)
             server.deleted_at = now()
         server.status, server.fault = after, None
         if held.verb is Verb.CONFIGURE:
@@ -403,8 +376,8 @@ def undone(held: Claim) -> None:
         cards.settle(session, operation)
         layering.settle(session, operation)
         resizing.settle(session, operation)
-        if held.verb in BIRTHS and not has_artifacts(session, server.id):
-            release(session, server)
+        if held.verb in BIRTHS and not remains.has_artifacts(session, server.id):
+            remains.release(session, server)
         phase = Phase.CANCELLED if operation.cancel_requested else Phase.FAILED
         _end(session, operation, server, phase)
         reason = operation.error or ""

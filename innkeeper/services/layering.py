@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -18,8 +18,8 @@ from innkeeper.domain.specs import (
     SnapshotRequest,
     VerifySnapshotRequest,
 )
-from innkeeper.errors import Conflict, InvalidRequest, NotFound
-from innkeeper.services import lineage, verifying
+from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound
+from innkeeper.services import lineage, reservations, verifying
 
 _MIB, _GIB = 1 << 20, 1 << 30
 
@@ -28,8 +28,7 @@ def held(session: Session, project_id: UUID) -> SnapshotAmounts:
     """Return how many snapshots a project holds, and their size in GiB, rounded up."""
     count, size = session.execute(
         select(func.count(Snapshot.id), func.coalesce(func.sum(Snapshot.size_bytes), 0)).where(
-            Snapshot.project_id == project_id,
-            or_(Snapshot.phase != "failed", Snapshot.volume.is_not(None)),
+            Snapshot.project_id == project_id, reservations.takes_room()
         )
     ).one()
     return SnapshotAmounts(int(count), -(-int(size) // _GIB))
@@ -84,14 +83,26 @@ def prepare(session: Session, server: Server, body: BaseModel, verb: Verb) -> di
 
 
 def reserve(session: Session, server: Server, body: SnapshotRequest) -> Snapshot:
-    """Reserve a snapshot's name and its share of the quota; the caller holds the project's lock.
+    """Reserve a snapshot's name and its share of quota and host.
+
+    The caller holds the project's lock.
 
     Raises:
-        QuotaExceeded, Conflict, InvalidRequest: nothing was reserved.
+        QuotaExceeded, NoHostFits, Conflict, InvalidRequest: nothing was reserved.
     """
     if body.memory and server.status == Status.STOPPED:
         raise InvalidRequest(
             f"'{server.name}' is stopped and has no memory to keep: start it, or leave memory out."
+        )
+    if body.memory and server.status == Status.SUSPENDED:
+        raise InvalidRequest(
+            f"'{server.name}' is suspended, and QEMU cannot keep the memory of a guest that stands "
+            "still: resume it first, or leave memory out."
+        )
+    if body.quiesce == "required" and server.status == Status.SUSPENDED:
+        raise InvalidRequest(
+            f"'{server.name}' is suspended, nobody in it can quiesce its file systems: resume it, "
+            "or ask with quiesce 'auto'."
         )
     memory = server.memory_mib * _MIB if body.memory else 0
     size = server.disk_gib * _GIB + memory  # at most; what it really takes is known afterwards
@@ -101,6 +112,7 @@ def reserve(session: Session, server: Server, body: SnapshotRequest) -> Snapshot
         held(session, server.project_id),
         SnapshotAmounts(1, -(-size // _GIB)),
     )
+    _require_room(session, server, -(-size // _GIB))
     taken = f"'{server.name}' has a snapshot '{body.name}' already: choose another name."
     snapshot = Snapshot(
         server_id=server.id,
@@ -122,6 +134,21 @@ def reserve(session: Session, server: Server, body: SnapshotRequest) -> Snapshot
     return snapshot
 
 
+def _require_room(session: Session, server: Server, gib: int) -> None:
+    """See that the host can give so many GiB for what is frozen.
+
+    What the server writes to afterwards may become as large as its disk, as what it writes to now.
+    """
+    capacities = reservations.capacities(session, lock=True)
+    host = next(one for one in capacities if one.host_id == server.host_id)
+    if gib > host.free.disk_gib:
+        raise NoHostFits(
+            f"Host {host.name} cannot give this (a snapshot of '{server.name}' may take {gib} GiB "
+            f"of disk, {max(host.free.disk_gib, 0)} free): delete snapshots, disks or servers "
+            f"there, or migrate '{server.name}' (`innkeeper server migrate {server.name}`)."
+        )
+
+
 def _revert(snapshot: Snapshot) -> dict[str, Any]:
     if snapshot.phase != "ready":
         raise Conflict(f"Snapshot '{snapshot.name}' is {snapshot.phase}, not ready.")
@@ -138,7 +165,22 @@ def _deletion(session: Session, snapshot: Snapshot) -> dict[str, Any]:
         raise Conflict(f"Snapshot '{snapshot.name}' is {snapshot.phase}: wait for that to end.")
     lineage.require_unused(session, snapshot)
     snapshot.phase = "deleting"
-    return {"snapshot_id": str(snapshot.id)}
+    return {
+        "snapshot_id": str(snapshot.id),
+        reservations.MERGE_BYTES: _growth(session, snapshot),
+    }
+
+
+def _growth(session: Session, snapshot: Snapshot) -> int:
+    """Return the bytes that frozen files may grow by when a snapshot is merged away.
+
+    Each one that leans on it takes over what it needs of it; or what one of them has goes down
+    into it. That is held, but never refused: who deletes wants to make room.
+    """
+    children = session.scalars(
+        select(Snapshot.size_bytes).where(Snapshot.parent_id == snapshot.id)
+    ).all()
+    return sum(max(size, snapshot.size_bytes) for size in children)
 
 
 def _refuse_under(session: Session, server: Server, verb: Verb) -> None:

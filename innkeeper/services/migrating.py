@@ -197,14 +197,19 @@ def _judged(
     found = shelving.judged(session, server, capacity, wanted)
     if capacity.host_id == old.id:
         return replace(found, objections=(HERE,))
-    obstacle = _obstacle(old, session.get_one(Host, capacity.host_id)) if live else None
+    obstacle = None
+    if live:
+        new, staying = session.get_one(Host, capacity.host_id), attachments.staying(session, server)
+        obstacle = _obstacle(old, new, staying)
     return replace(found, objections=(*found.objections, obstacle)) if obstacle else found
 
 
-def _obstacle(old: Host, new: Host) -> str | None:
+def _obstacle(old: Host, new: Host, staying: list[str]) -> str | None:
     """Say why a running guest cannot go from one host to another."""
     if "test" in {old.virt_type, new.virt_type}:
         return "a simulated guest cannot move while it runs"
     if old.virt_type != new.virt_type:
         return f"its guests run under {new.virt_type}, not {old.virt_type}: not live"
+    if staying:
+        return f"QEMU sends no guest with vmdk disks ({', '.join(staying)}): not live"
     return None

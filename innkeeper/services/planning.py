@@ -13,12 +13,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import DataDisk as DataDiskRow
-from innkeeper.db.models import Disk, Host, Image, Operation, Project, Server, Snapshot
+from innkeeper.db.models import Disk, Host, Image, Operation, Project, Quota, Server, Snapshot
 from innkeeper.domain import planning
 from innkeeper.domain.diskspecs import DetachDiskRequest
 from innkeeper.domain.foresight import foresee
 from innkeeper.domain.lifecycle import BIRTHS, Status, Verb
-from innkeeper.domain.quotas import SnapshotAmounts
+from innkeeper.domain.quotas import Amounts, SnapshotAmounts
 from innkeeper.domain.specs import CloneRequest
 from innkeeper.domain.steps import STEPS
 from innkeeper.domain.world import Card, DataDisk, Kept, World
@@ -41,7 +41,7 @@ class Foreseen(Exception):
     """The end of a dry run, with its plan."""
 
     def __init__(self, plan: ChangePlan) -> None:
-        super().__init__(f"{plan.verb} of {plan.server}")
+        super().__init__(f"{plan.verb} of {plan.server or 'a disk'}")
         self.plan = plan
 
 
@@ -139,7 +139,7 @@ def _told(view: NicView) -> str:
 
 
 def _data_disk(row: DataDiskRow) -> DataDisk:
-    return DataDisk(row.name, row.size_gib, row.delete_on_server_delete)
+    return DataDisk(row.name, row.size_gib, row.delete_on_server_delete, row.boot_order)
 
 
 def tell(session: Session, seen: Prospect | None, server: Server, operation: Operation) -> None:
@@ -169,6 +169,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
     if not seen.foresight.dry_run:
         return
     back = _given_back(verb, world, server, seen.body)
+    kept = _snapshots_after(session, server, seen, operation)  # what they give back is seen below
     raise Foreseen(
         ChangePlan(
             verb=verb,
@@ -177,7 +178,12 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
             changes=[ChangeView.model_validate(change) for change in plan.changes],
             interruption=plan.interruption,
             host=_host(session, server, verb, back),
-            quota=_quota(session, server, back, seen),
+            quota=quota_room(
+                session.get_one(Project, server.project_id).quota,
+                reservations.reserved_by_project(session, server.project_id),
+                kept,
+                back=back,
+            ),
             warnings=[*plan.warnings, *_margins(session, server, verb)],
             steps=list(STEPS[verb]),
             digest=planning.digest(verb, facts),
@@ -188,7 +194,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
 _TAKING = frozenset(
     {
         *(Verb.CREATE, Verb.CLONE, Verb.UNSHELVE, Verb.MIGRATE, Verb.RESIZE),
-        *(Verb.ATTACH_DISK, Verb.GROW_DISK),
+        *(Verb.ATTACH_DISK, Verb.GROW_DISK, Verb.SNAPSHOT),
     }
 )
 """Verbs that may take more of a host."""
@@ -246,12 +252,10 @@ def _host(
     return None
 
 
-def _quota(
-    session: Session, server: Server, back: tuple[int, int, int, int], seen: Prospect
+def quota_room(
+    limits: Quota, used: Amounts, held: SnapshotAmounts, *, back: tuple[int, int, int, int]
 ) -> QuotaRoom:
-    limits = session.get_one(Project, server.project_id).quota
-    used = reservations.reserved_by_project(session, server.project_id)
-    held = _snapshots_after(session, server, seen)
+    """Return what a quota leaves when servers, vCPUs, memory and disk have been given back."""
 
     def left(limit: int, amount: int) -> int | None:
         return None if limit < 0 else limit - amount
@@ -266,7 +270,9 @@ def _quota(
     )
 
 
-def _snapshots_after(session: Session, server: Server, seen: Prospect) -> SnapshotAmounts:
+def _snapshots_after(
+    session: Session, server: Server, seen: Prospect, operation: Operation
+) -> SnapshotAmounts:
     """Return what the project's snapshots hold when those that go with the verb are gone."""
     gone: list[UUID] = []
     if seen.verb is Verb.DELETE:
@@ -276,5 +282,6 @@ def _snapshots_after(session: Session, server: Server, seen: Prospect) -> Snapsh
     for identifier in gone:  # the transaction is rolled back
         row = session.get_one(Snapshot, identifier)
         row.phase, row.volume = "failed", None
+    operation.request = operation.request | {reservations.MERGE_BYTES: 0}
     session.flush()
     return layering.held(session, server.project_id)

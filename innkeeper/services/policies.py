@@ -220,7 +220,8 @@ def wishes(instant: datetime | None = None) -> list[Wish]:
         servers = session.scalars(
             select(Server).where(
                 Server.project_id.in_(owners),
-                Server.status.in_(TRANSITIONS[Verb.SNAPSHOT].allowed),
+                # Of suspended ones none could be deleted again, and nothing changes on their disks.
+                Server.status.in_(TRANSITIONS[Verb.DELETE_SNAPSHOT].allowed),
                 Server.operation_id.is_(None),
             )
         ).all()

@@ -21,10 +21,10 @@ from innkeeper.services import (
     disks,
     edges,
     events,
-    journal,
     leases,
     networks,
     operations,
+    remains,
 )
 from innkeeper.services.expectation import expectation
 from innkeeper.services.survey import DATA_DISK, NETWORK, Finding
@@ -279,9 +279,9 @@ def _forget(host: Host, finding: Finding) -> None:
         if (
             server is not None
             and server.status == Status.ERROR
-            and not journal.has_artifacts(session, server.id)
+            and not remains.has_artifacts(session, server.id)
         ):
-            journal.release(session, server)
+            remains.release(session, server)
 
 
 def ask_cancel(operation_id: UUID) -> None:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import case, delete, func, or_, select
 from sqlalchemy.orm import Session
+from sqlalchemy.sql import ColumnElement
 
 from innkeeper.db.models import (
     Address,
@@ -16,6 +17,7 @@ from innkeeper.db.models import (
     Operation,
     PortForward,
     Server,
+    Snapshot,
 )
 from innkeeper.domain import addressing, naming
 from innkeeper.domain.lifecycle import Verb
@@ -23,6 +25,9 @@ from innkeeper.domain.placement import Capacity, Demand
 from innkeeper.domain.quotas import Amounts
 from innkeeper.services import firmware
 from innkeeper.settings import settings
+
+_GIB = 1 << 30
+MERGE_BYTES = "merge_bytes"  # in a deletion's request: what other snapshots may grow by
 
 
 def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
@@ -61,6 +66,38 @@ def data_gib(session: Session) -> dict[UUID, int]:
     for host_id, total in session.execute(beside):
         found[host_id] = found.get(host_id, 0) + int(total)
     return found
+
+
+def takes_room() -> ColumnElement[bool]:
+    """Return the condition for snapshots of which there are files, or will be."""
+    return or_(Snapshot.phase != "failed", Snapshot.volume.is_not(None))
+
+
+def frozen_gib(session: Session) -> dict[UUID, int]:
+    """Return how many GiB snapshots hold of each host, rounded up; of two while they move.
+
+    One that is being taken holds the most that it can come to, one that is there what its files
+    take: nobody writes to them any more. What merges may copy is held as long as they last.
+    """
+    found: dict[UUID, int] = {}
+    for place in (Server.host_id, Server.other_host_id):
+        rows = session.execute(
+            select(place, func.sum(Snapshot.size_bytes))
+            .join(Snapshot, Snapshot.server_id == Server.id)
+            .where(Server.reserved, Server.placed, place.is_not(None), takes_room())
+            .group_by(place)
+        )
+        for host_id, size in rows:
+            found[host_id] = found.get(host_id, 0) + int(size)
+    merging = session.execute(
+        select(Server.host_id, Operation.request)
+        .join(Operation, Operation.id == Server.operation_id)
+        .where(Operation.verb == Verb.DELETE_SNAPSHOT, Server.host_id.is_not(None))
+    ).tuples()
+    for host_id, request in merging:
+        if host_id is not None:
+            found[host_id] = found.get(host_id, 0) + int(request.get(MERGE_BYTES, 0))
+    return {host_id: -(-size // _GIB) for host_id, size in found.items()}
 
 
 def probes(session: Session) -> dict[UUID, list[int]]:
@@ -138,9 +175,10 @@ def held_by_host(session: Session) -> dict[UUID, tuple[Demand, int]]:
     for host_id, memories in probes(session).items():
         held, servers = found.get(host_id, nothing)
         found[host_id] = replace(held, memory_mib=held.memory_mib + sum(memories)), servers
-    for host_id, gib in data_gib(session).items():
-        held, servers = found.get(host_id, nothing)
-        found[host_id] = replace(held, disk_gib=held.disk_gib + gib), servers
+    for beside in (data_gib(session), frozen_gib(session)):
+        for host_id, gib in beside.items():
+            held, servers = found.get(host_id, nothing)
+            found[host_id] = replace(held, disk_gib=held.disk_gib + gib), servers
     return found
 
 

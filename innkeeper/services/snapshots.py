@@ -205,8 +205,25 @@ def forget(held: Claim, left: Layers, sizes: dict[str, int], dropped: Sequence[F
         for layer in left.frozen:
             row = session.get_one(Snapshot, layer.id)
             row.parent_id, row.volume = layer.parent_id, layer.volume
-            row.size_bytes = sizes.get(layer.volume, 0) + sizes.get(row.memory_volume or "", 0)
+            _weigh(row, sizes)
         _disk(session, held).snapshot_id = left.top_parent
         operation.request = operation.request | {"dropped": [list(entry) for entry in dropped]}
         session.flush()  # nothing refers to it any more
         session.delete(gone)
+
+
+def weigh(held: Claim, sizes: dict[str, int]) -> None:
+    """Note what the files of a server's snapshots take, after something may have changed that.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        journal.hold(session, held)
+        of_server = select(Snapshot).where(Snapshot.server_id == held.server_id)
+        for row in session.scalars(of_server.where(Snapshot.volume.is_not(None))):
+            _weigh(row, sizes)
+
+
+def _weigh(row: Snapshot, sizes: dict[str, int]) -> None:
+    row.size_bytes = sizes.get(row.volume or "", 0) + sizes.get(row.memory_volume or "", 0)

@@ -7,11 +7,15 @@ from uuid import UUID
 from pydantic import BaseModel, Field
 
 from innkeeper.domain.lifecycle import Phase, Status, Verb
-from innkeeper.domain.planning import Effect
+from innkeeper.domain.planning import Effect, Planned
 from innkeeper.domain.specs import Firmware
 from innkeeper.services.conditions import ChangeView as ChangeView  # noqa: PLC0414 - asked for here
 from innkeeper.services.conditions import ConditionView, PendingResizeView
 from innkeeper.services.conditions import View as View  # noqa: PLC0414
+from innkeeper.services.diskviews import DiskView as DiskView  # noqa: PLC0414
+from innkeeper.services.diskviews import Outcome as Outcome  # noqa: PLC0414
+from innkeeper.services.diskviews import SnapshotPolicyView as SnapshotPolicyView  # noqa: PLC0414
+from innkeeper.services.diskviews import SnapshotView as SnapshotView  # noqa: PLC0414
 
 T = TypeVar("T")
 Role = Literal["admin", "operator", "user"]
@@ -31,29 +35,6 @@ class Principal(View):
     name: str
     role: Role
     project_id: UUID | None
-
-
-class DiskView(View):
-    """A data disk; `server` is who has it, and `device` how that guest finds it (with udev)."""
-
-    id: UUID
-    project_id: UUID
-    name: str
-    phase: Literal["creating", "attaching", "attached", "available", "deleting"]
-    server_id: UUID | None
-    server: str | None
-    host: str
-    size_gib: int
-    format: Literal["qcow2", "raw"]
-    target: str | None
-    device: str
-    cache: Literal["none", "writeback", "writethrough"]
-    discard: bool
-    read_only: bool
-    iops: int | None
-    throughput_mib: int | None
-    delete_on_server_delete: bool
-    created_at: datetime
 
 
 class NicView(View):
@@ -107,54 +88,6 @@ class ServerView(View):
     created_at: datetime
     updated_at: datetime
     deleted_at: datetime | None
-
-
-Outcome = Literal["", "verified", "failed", "not-verifiable"]
-
-
-class SnapshotView(View):
-    """A snapshot of a server; `current` says that the server's disk lies on it."""
-
-    id: UUID
-    server_id: UUID
-    project_id: UUID
-    parent_id: UUID | None
-    name: str
-    description: str
-    kind: Literal["", "quiesced", "crash-consistent", "memory", "stopped"]
-    memory: bool
-    phase: Literal["creating", "ready", "deleting", "failed"]
-    size_bytes: int
-    current: bool
-    enabled: bool
-    max_age_seconds: int | None
-    delete_on_server_delete: bool
-    policy_id: UUID | None
-    fault: str | None
-    created_at: datetime
-    expires_at: datetime | None
-    verification: Outcome = ""
-    verification_detail: str = ""
-    verification_seconds: float | None = None
-    verified_at: datetime | None = None
-
-
-class SnapshotPolicyView(View):
-    """A snapshot policy; what is nearest to a server counts: its own, its plan's, its project's."""
-
-    id: UUID
-    project_id: UUID
-    name: str
-    scope: Literal["server", "plan", "project"]
-    subject_id: UUID
-    schedule: str
-    window: str | None
-    stagger_minutes: int
-    memory: bool
-    quiesce: Literal["auto", "required", "off"]
-    verify: Literal["none", "newest", "all"] = "none"
-    enabled: bool
-    created_at: datetime
 
 
 class StepView(View):
@@ -218,11 +151,14 @@ class QuotaRoom(View):
 
 
 class ChangePlan(View):
-    """What a request would do; send it again with `plan=DIGEST` to have just that done."""
+    """What a request would do; send it again with `plan=DIGEST` to have just that done.
 
-    verb: Verb
+    Of a disk that no server has, `server` is null.
+    """
+
+    verb: Planned
     server_id: UUID | None
-    server: str
+    server: str | None
     changes: list[ChangeView]
     interruption: str
     host: HostRoom | None

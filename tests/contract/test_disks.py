@@ -1,13 +1,18 @@
 """Data disks of a domain: what it is defined with everywhere, what is plugged in on a lab host."""
 
+import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
+import libvirt
+import libvirt_qemu
 import pytest
 
 from innkeeper.domain import naming
-from innkeeper.hypervisor import disks, guest, snapshot, storage
+from innkeeper.domain.disks import FORMATS
+from innkeeper.errors import InnkeeperError
+from innkeeper.hypervisor import disks, guest, snapshot, storage, suspension
 from innkeeper.hypervisor.disks import DiskHeld
 from innkeeper.hypervisor.errors import DiskLocked, StateChanged, VolumeDiffers
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, domain_xml
@@ -34,7 +39,9 @@ def a_disk(host: "Host", fmt: str = "qcow2", target: str = "vdb") -> DiskSpec:
     )
 
 
-def define_with(host: "Host", server: UUID, *specs: DiskSpec) -> None:
+def define_with(
+    host: "Host", server: UUID, *specs: DiskSpec, root_order: int | None = None
+) -> None:
     root = storage.volume_path(host.conn, POOL, f"{server}-root.qcow2")
     spec = DomainSpec(
         server_id=server,
@@ -44,12 +51,12 @@ def define_with(host: "Host", server: UUID, *specs: DiskSpec) -> None:
         vcpus=1,
         memory_mib=32,
         virt_type=host.virt_type,
-        disks=(DiskSpec(root), *specs),
+        disks=(DiskSpec(root, boot_order=root_order), *specs),
     )
     guest.define(host.conn, domain_xml(spec))
 
 
-@pytest.mark.parametrize("fmt", ["qcow2", "raw"])
+@pytest.mark.parametrize("fmt", FORMATS)
 def test_a_volume_is_made_once_as_large_as_asked_and_sparse(host: "Host", fmt: str) -> None:
     name = naming.data_volume(uuid4(), fmt)
     paths = {storage.ensure_volume(host.conn, POOL, name, 1 << 30, fmt=fmt) for _ in range(2)}
@@ -57,11 +64,15 @@ def test_a_volume_is_made_once_as_large_as_asked_and_sparse(host: "Host", fmt: s
     assert storage.capacity(host.conn, POOL, name) == 1 << 30
     if host.real:
         assert storage.allocated(host.conn, POOL, [name])[name] < 1 << 20
-    storage.grow(host.conn, POOL, name, 2 << 30)
-    storage.grow(host.conn, POOL, name, 1 << 30)
-    assert storage.capacity(host.conn, POOL, name) == 2 << 30
+    if fmt != "vmdk":
+        storage.grow(host.conn, POOL, name, 2 << 30)
+        storage.grow(host.conn, POOL, name, 1 << 30)
+        assert storage.capacity(host.conn, POOL, name) == 2 << 30
+    elif host.real:
+        with pytest.raises(InnkeeperError, match="does not support resize"):
+            storage.grow(host.conn, POOL, name, 2 << 30)
     with pytest.raises(VolumeDiffers):
-        storage.ensure_volume(host.conn, POOL, name, 1 << 30, fmt=fmt)
+        storage.ensure_volume(host.conn, POOL, name, 3 << 30, fmt=fmt)
 
 
 def test_a_definition_tells_its_disks(host: "Host", define: "Definer") -> None:
@@ -80,7 +91,7 @@ def test_a_definition_tells_its_disks(host: "Host", define: "Definer") -> None:
 
 @pytest.mark.lab
 @pytest.mark.parametrize("host", ["lab"], indirect=True)
-@pytest.mark.parametrize("fmt", ["qcow2", "raw"])
+@pytest.mark.parametrize("fmt", FORMATS)
 def test_a_domain_that_runs_gets_a_disk_once_and_it_grows(
     host: "Host", define: "Definer", fmt: str
 ) -> None:
@@ -93,11 +104,45 @@ def test_a_domain_that_runs_gets_a_disk_once_and_it_grows(
     domain = host.conn.lookupByUUIDString(str(server))
     tuned = domain.blockIoTune("vdb")
     assert (tuned["total_iops_sec"], tuned["total_bytes_sec"]) == (300, 20 << 20)
+    if fmt == "vmdk":
+        with pytest.raises(InnkeeperError, match="does not support resize"):
+            disks.grow(host.conn, server, spec.serial or "", 2 * DISK_BYTES)
+        with pytest.raises(InnkeeperError, match=r"vmdk format .*does not support live migration"):
+            suspension.save(host.conn, server)
+        suspension.pause(host.conn, server)
+        guest.start(host.conn, server)
+        return
     for _again in range(2):
         disks.grow(host.conn, server, spec.serial or "", 2 * DISK_BYTES)
     assert domain.blockInfo("vdb")[0] == 2 * DISK_BYTES
     assert storage.capacity(host.conn, POOL, spec.path.name) == 2 * DISK_BYTES
     assert snapshot.root_disk(host.conn, server).name == f"{server}-root.qcow2"
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("host", ["lab"], indirect=True)
+def test_a_domain_is_booted_from_what_it_is_defined_with(host: "Host", define: "Definer") -> None:
+    """What runs takes a disk live, and gets its order when it is started next."""
+    server = define()
+    guest.start(host.conn, server)
+    spec = replace(a_disk(host), boot_order=1)
+    define_with(host, server, spec, root_order=2)
+    disks.plug(host.conn, server, spec)
+    domain = host.conn.lookupByUUIDString(str(server))
+    assert "bootindex" not in str(_asked(domain, "virtio-disk1"))
+    guest.destroy(host.conn, server)
+    guest.start(host.conn, server)
+    orders = [_asked(domain, f"virtio-disk{number}").get("bootindex") for number in (0, 1)]
+    assert orders == [2, 1]
+
+
+def _asked(domain: libvirt.virDomain, alias: str) -> dict[str, Any]:
+    """Return what QEMU says of a disk's place in the order of booting."""
+    asked = {"path": f"/machine/peripheral/{alias}", "property": "bootindex"}
+    said = json.dumps({"execute": "qom-get", "arguments": asked})
+    answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, said, 0))
+    index = answer.get("return", -1)
+    return {"bootindex": index} if index >= 0 else {}
 
 
 @pytest.mark.lab

@@ -19,7 +19,7 @@ from innkeeper.domain.naming import overlay, root_volume
 from innkeeper.errors import InnkeeperError
 from innkeeper.host import layers
 from innkeeper.host.local import LocalChannel
-from innkeeper.hypervisor import blockjob, cpu, guest, snapshot, storage
+from innkeeper.hypervisor import blockjob, cpu, guest, snapshot, storage, suspension
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import AgentUnavailable
 from innkeeper.hypervisor.power import PowerState
@@ -147,6 +147,7 @@ def test_the_test_driver_has_a_root_disk_and_no_agent(host: "Host", define: "Def
     assert not snapshot.is_active(host.conn, server)
     assert not snapshot.thaw(host.conn, server)
     assert not snapshot.is_active(host.conn, uuid4())
+    snapshot.wake_on(host.conn, server, Path("/none"))  # it is not saved: nothing to do
 
 
 def test_what_leans_on_what(host: "Host") -> None:
@@ -221,6 +222,54 @@ class TestRunning:
             assert count - 3 <= again <= count + 60, "the same process counts on"
         assert "one.mem" in storage.volume_names(booted.conn, POOL), "the audit sees it"
         assert booted.leans(booted.top) == frozen
+
+    def test_a_paused_guest_is_frozen_where_it_stands(self, booted: Booted) -> None:
+        count = int(booted.sh("cat /dev/shm/count"))
+        suspension.pause(booted.conn, booted.server)
+        for _ in range(2):
+            frozen, above = booted.freeze()
+            assert guest.power_state(booted.conn, booted.server) is PowerState.PAUSED
+            assert booted.leans(above) == frozen
+        blockjob.commit_top(booted.conn, booted.server, booted.pool_path / frozen, quiet)
+        storage.delete_volume(booted.conn, POOL, above)
+        booted.top = frozen
+        assert guest.power_state(booted.conn, booted.server) is PowerState.PAUSED
+        guest.start(booted.conn, booted.server)
+        assert int(booted.sh("cat /dev/shm/count")) <= count + 30, "it stood still"
+
+    def test_a_memory_of_a_paused_guest_would_lame_it(self, booted: Booted) -> None:
+        suspension.pause(booted.conn, booted.server)
+        frozen, _ = booted.freeze(memory=booted.pool_path / "paused.mem")
+        with pytest.raises(InnkeeperError, match="read-only"):  # so none is taken
+            blockjob.commit_top(booted.conn, booted.server, booted.pool_path / frozen, quiet)
+        with pytest.raises(InnkeeperError, match="paused due to previous migration"):
+            suspension.save(booted.conn, booted.server)
+        guest.start(booted.conn, booted.server)
+        booted.sh("sync")
+
+    def test_a_saved_guest_wakes_on_the_layer_that_it_was_given(self, booted: Booted) -> None:
+        booted.sh("echo unwritten > /root/unwritten")  # in its memory only
+        suspension.save(booted.conn, booted.server)
+        frozen, above = booted.top, booted.layer()
+        for _ in range(2):
+            snapshot.wake_on(booted.conn, booted.server, booted.pool_path / above)
+            booted.define(above)
+        written = (booted.pool_path / frozen).stat().st_mtime_ns
+        booted.up()
+        assert snapshot.root_disk(booted.conn, booted.server).name == above
+        assert booted.leans(above) == frozen
+        booted.sh("sync; echo 3 > /proc/sys/vm/drop_caches")
+        assert booted.sh("cat /root/unwritten") == "unwritten"
+        assert (booted.pool_path / frozen).stat().st_mtime_ns == written, "nobody wrote to it"
+
+    def test_without_that_it_would_write_to_the_frozen_file(self, booted: Booted) -> None:
+        suspension.save(booted.conn, booted.server)
+        frozen, above = booted.top, booted.layer()
+        booted.define(above)
+        booted.up()
+        assert snapshot.root_disk(booted.conn, booted.server).name == frozen, "so we rewrite it"
+        booted.define(frozen)
+        storage.delete_volume(booted.conn, POOL, above)
 
     def test_layers_are_merged_while_it_writes(self, booted: Booted) -> None:
         first, _ = booted.freeze()

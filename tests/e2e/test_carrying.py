@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.estate import Estate, eventually
-from e2e.test_faults import FULL, resize, small_pool
+from e2e.faults import FULL, resize, small_pool
 from e2e.test_migration import LOOP
 from e2e.test_migration import Life as Moving
 from e2e.test_snapshots import CHECK, WRITER

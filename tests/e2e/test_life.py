@@ -23,7 +23,7 @@ from innkeeper.cli.failures import CliFailure
 from innkeeper.configuration.login import LoginRefused
 from innkeeper.configuration.login import run as login
 from innkeeper.configuration.target import Target
-from innkeeper.hypervisor import guest
+from innkeeper.hypervisor import guest, snapshot
 from innkeeper.hypervisor.connection import connect
 from innkeeper.substrate import Terraform
 
@@ -170,7 +170,8 @@ def test_suspended_it_keeps_its_memory_and_gets_the_time_on_waking(
     assert estate.audit() == []
     with pytest.raises(CliFailure, match="has to be active first"):
         estate.act(life.server, "reboot")
-    time.sleep(4)
+    begun, frozen = time.monotonic(), frozen_asleep(estate, life.server, mode)
+    time.sleep(max(0.0, 4 - (time.monotonic() - begun)))
     operation = estate.wait(estate.act(life.server, "resume"))
     assert [step["detail"] for step in operation["steps"]][1] == "set", operation["steps"]
     resumed = estate.server(operation)
@@ -181,6 +182,26 @@ def test_suspended_it_keeps_its_memory_and_gets_the_time_on_waking(
     eventually(lambda: int(estate.login(life.server, ["cat", file])) > first, what="it goes on")
     late = time.time() - float(estate.login(life.server, ["date", "+%s"]))
     assert abs(late) < 3
+    written = frozen.stat().st_mtime_ns
+    estate.login(life.server, ["sh", "-c", f"echo {mode} >> /root/awake; sync"])
+    assert frozen.stat().st_mtime_ns == written, "what is frozen is not written to"
+    snapshots = f"/servers/{life.server['id']}/snapshots"
+    (one,) = estate.client.items(snapshots)
+    estate.done(estate.client.delete(f"{snapshots}/{one['id']}"))
+    assert estate.login(life.server, ["sh", "-c", "tail -n1 /root/awake"]).strip() == mode
+    assert not frozen.exists()
+
+
+def frozen_asleep(estate: Estate, server: Json, mode: str) -> Path:
+    """Take a snapshot of a server that is suspended; return the frozen file."""
+    conn = connect(estate.host(server["host"]).uri)
+    before = snapshot.root_disk(conn, UUID(server["id"]))
+    qemu, body = estate.qemu(server), {"name": f"asleep-{mode}"}
+    rests = estate.done(estate.client.post(f"/servers/{server['id']}/snapshots", body))
+    assert (rests["status"], estate.qemu(server)) == ("suspended", qemu)
+    assert snapshot.root_disk(conn, UUID(server["id"])) != before
+    assert estate.audit() == []
+    return before
 
 
 def test_deleted_leaves_nothing(estate: Estate, life: Life) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from e2e.estate import Estate, eventually, unique
-from e2e.test_faults import FULL, resize, small_pool
+from e2e.faults import FULL, resize, small_pool
 from e2e.test_shelving import Life as Shelved
 from e2e.test_snapshots import CHECK, WRITER
 from innkeeper.cli.client import Json

@@ -17,6 +17,7 @@ from innkeeper.db.models import (
     PortForward,
     Server,
     ShelfFile,
+    Snapshot,
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status
@@ -26,7 +27,7 @@ from innkeeper.hypervisor import guest, network, nics, shape, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
 from innkeeper.images import shelf
-from innkeeper.services import operations, servers, snapshots, survey
+from innkeeper.services import operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
 from tasks import reconciliation
 from tests.flows.stage import Stage
@@ -41,6 +42,7 @@ def settled(stage: Stage, operation: OperationView, *, status: Status, phase: st
     assert survey.audit() == []
     disks_agree(stage, server.id)
     cards_agree(stage, server.id)
+    room_agrees(stage)
     assert double() == []
     here, files, macs = stage.traces(server.id, server.mac)
     with transaction() as session:
@@ -68,8 +70,11 @@ def settled(stage: Stage, operation: OperationView, *, status: Status, phase: st
     assert len(here) == 1
     assert (here[0].power_state == "running") == (status is Status.ACTIVE)
     agreed(connect(stage.hosts[server.host or ""]), server.id)
-    kept = [view for view in snapshots.page(server.id, limit=100).items if view.phase == "ready"]
-    memories = sum(view.memory for view in kept)
+    with transaction() as session:
+        own = session.query(Snapshot).filter(Snapshot.server_id == server.id)
+        kept = own.filter(Snapshot.volume.is_not(None)).all()
+    assert {row.phase for row in kept} <= {"ready", "failed"}
+    memories = sum(row.memory for row in kept)
     assert len(files) == 2 + len(kept) + memories, "a disk, a seed, and those of the snapshots"
     assert macs == [server.mac]
     kinds = {"volume", "seed", "domain", "lease", "forward"} | ({"snapshot"} if memories else set())
@@ -110,6 +115,26 @@ def disks_agree(stage: Stage, server_id: UUID) -> None:
         assert all(storage.capacity(conn, POOL, r.volume) == r.size_gib << 30 for r in there)
         if guest.power_state(conn, server_id) is not None:
             assert adapter.serials(conn, server_id, defined=True) == own
+
+
+def room_agrees(stage: Stage) -> None:
+    """Assert that of each host's disk is held what servers may fill, and what snapshots take."""
+    with transaction() as session:
+        held = reservations.held_by_host(session)
+        placed = session.query(Server).filter(Server.reserved, Server.placed).all()
+        data = session.query(DataDisk).all()
+        frozen = session.query(Snapshot).filter(Snapshot.volume.is_not(None)).all()
+        for host in session.query(Host):
+            here = {row.id: row.disk_gib for row in placed if row.host_id == host.id}
+            beside = sum(row.size_gib for row in data if row.host_id == host.id)
+            kept = [row for row in frozen if row.server_id in here]
+            files = {name for row in kept for name in (row.volume, row.memory_volume) if name}
+            uri = stage.hosts.get(host.name, host.uri)
+            taken = storage.allocated(connect(uri), POOL, files) if files else {}
+            assert set(taken) == files
+            taken_gib = -(-sum(taken.values()) // (1 << 30))
+            room = held[host.id][0].disk_gib if host.id in held else 0
+            assert room == sum(here.values()) + beside + taken_gib, host.name
 
 
 def cards_agree(stage: Stage, server_id: UUID) -> None:

@@ -87,6 +87,7 @@ UNDO_POINTS = [
     point for verb, failing in FAILING.items() for point in sabotage.undo_points(verb, failing)
 ]
 UNDO_POINTS += sabotage.undo_points(Verb.CLONE, "adopt-snapshot")  # the source is held still
+UNDO_POINTS += sabotage.undo_points(Verb.DELETE_SNAPSHOT, "forget-snapshot")
 IN_PREFECT = {
     *(point for point in POINTS if point.step == STEPS[point.verb][0] and point.moment == "after"),
     *{(point.verb, point.failing): point for point in UNDO_POINTS}.values(),
@@ -324,6 +325,7 @@ def stage(prefect_server: str) -> Iterator[Stage]:
         patch.setenv("INNKEEPER_STALE_AFTER_SECONDS", str(SILENCE))
         patch.setenv("INNKEEPER_MEMORY_HEADROOM", "2")
         patch.delenv("DATABASE_URL", raising=False)
+        patch.setattr(storage, "allocated", sabotage.weighed)
         _forget()
         lab = Lab(place, first_index=150)
         try:

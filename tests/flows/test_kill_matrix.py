@@ -6,6 +6,7 @@ through Prefect's engine; the others run the same flow without it.
 """
 
 import signal
+from typing import Literal
 from uuid import uuid4
 
 import pytest
@@ -15,11 +16,11 @@ from sabotage import Point
 from innkeeper.db.models import Operation
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
-from innkeeper.domain.specs import ResizeRequest
+from innkeeper.domain.specs import ResizeRequest, SnapshotRequest, SuspendRequest
 from innkeeper.domain.steps import STEPS
 from innkeeper.domain.tuning import CpuTuning
 from innkeeper.domain.wanted import ResourcesRequest, WantedDisk
-from innkeeper.services import operations, resources, servers
+from innkeeper.services import operations, resources, servers, survey
 from innkeeper.services.views import OperationView
 from tasks import reconciliation, step
 from tests.flows.settled import settled, source_is_as_before, starts
@@ -109,6 +110,47 @@ def test_killed_undo_of_a_live_resize_is_resumed(stage: Stage, point: Point) -> 
     kept = (server.vcpus, server.memory_mib, server.disk_gib)
     assert kept == (3, 192, disk), "what cannot be undone stays, and is written down"
     assert starts(stage, operation.server_id) == before
+
+
+_REST: list[Literal["save", "pause"]] = ["save", "pause"]
+_CAPTURED = {"capture", "adopt-snapshot"}
+
+
+def _asleep(stage: Stage, mode: Literal["save", "pause"]) -> OperationView:
+    """Have a snapshot accepted of a server that rests."""
+    stage.accept(Verb.SUSPEND, SuspendRequest(mode=mode))  # of one that runs
+    stage.recover()
+    return stage.accept(Verb.SNAPSHOT, SnapshotRequest())
+
+
+@pytest.mark.parametrize("mode", _REST)
+@pytest.mark.parametrize(
+    "point", [p for p in sabotage.points(Verb.SNAPSHOT) if p.step in _CAPTURED], ids=str
+)
+def test_killed_snapshot_of_a_sleeper_is_resumed(
+    stage: Stage, point: Point, mode: Literal["save", "pause"]
+) -> None:
+    operation = _asleep(stage, mode)
+    stage.die(point, operation.id)
+    stage.recover()
+    settled(stage, operation, status=Status.SUSPENDED, phase="succeeded")
+    stage.do(Verb.RESUME)
+    assert survey.audit() == []
+
+
+@pytest.mark.parametrize("mode", _REST)
+@pytest.mark.parametrize(
+    "point",
+    [p for p in sabotage.undo_points(Verb.SNAPSHOT, "adopt-snapshot") if p.step in _CAPTURED],
+    ids=str,
+)
+def test_killed_undo_of_a_sleepers_snapshot_is_resumed(
+    stage: Stage, point: Point, mode: Literal["save", "pause"]
+) -> None:
+    operation = _asleep(stage, mode)
+    stage.die(point, operation.id)
+    stage.recover()
+    settled(stage, operation, status=Status.SUSPENDED, phase="failed")
 
 
 PROMISED = [

@@ -36,13 +36,14 @@ from innkeeper.domain.specs import (
     ResizeRequest,
     RevertRequest,
     SnapshotRequest,
+    SuspendRequest,
     VerifySnapshotRequest,
 )
-from innkeeper.errors import Conflict
+from innkeeper.errors import Conflict, NoHostFits
 from innkeeper.services import accept, disks, operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
 from tests.flows import test_kill_matrix as matrix
-from tests.flows.settled import settled
+from tests.flows.settled import room_agrees, settled
 from tests.flows.stage import BODIES, ON_CARDS, ON_DISKS, Stage, stage
 
 pytestmark = matrix.pytestmark
@@ -57,6 +58,7 @@ _OF_A_SNAPSHOT = {
     Verb.DELETE_SNAPSHOT: DeleteSnapshotRequest,
     Verb.VERIFY_SNAPSHOT: VerifySnapshotRequest,
 }
+_RESTS: list[BaseModel] = [SuspendRequest(mode="save"), SuspendRequest(mode="pause")]
 # What needs a body that others do not: see `_body`.
 VERBS = sorted(set(Verb) - {Verb.CREATE, Verb.CONFIGURE})
 
@@ -84,7 +86,8 @@ def _body(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
         name = f"twin-{uuid4().hex[:8]}"
         mode: Literal["linked", "full"] = data.draw(st.sampled_from(["linked", "full"]))
         return CloneRequest(name=name, mode=mode)
-    return BODIES.get(verb) or REQUESTS[verb]()
+    rest = data.draw(st.sampled_from(_RESTS), label="how") if verb is Verb.SUSPEND else None
+    return rest or BODIES.get(verb) or REQUESTS[verb]()
 
 
 def _disk(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
@@ -148,7 +151,7 @@ class Lives(RuleBasedStateMachine):
             return
         try:
             operation = accept.request(verb, server_id, body, project_id=None, actor="tester")
-        except Conflict:  # snapshots, clones, disks or cards are in the way
+        except (Conflict, NoHostFits):  # snapshots, disks, cards, or another server's port
             assert servers.get(server_id).operation_id is None
             return
         if verb is Verb.CLONE:
@@ -211,6 +214,7 @@ class Lives(RuleBasedStateMachine):
             beside = sum(row.size_gib for row in session.scalars(select(DataDisk)))
         assert held.disk_gib == sum(row.disk_gib for row in standing) + beside
         assert held.memory_mib == sum(row.memory_mib for row in standing if row.placed)
+        room_agrees(self.stage)
 
     def teardown(self) -> None:
         """Delete what is left, so that the next life begins with nothing."""

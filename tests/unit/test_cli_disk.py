@@ -106,3 +106,32 @@ def test_a_kept_disk_is_deleted_after_a_question(paper: PaperApi) -> None:
     paper.on("DELETE", path, httpx.Response(204))
     assert "data is deleted" in run("disk", "delete", "data", "--yes").stdout
     assert len(paper.sent("DELETE", path)) == 1
+
+
+def test_the_plan_of_a_deletion_is_shown_without_a_question(paper: PaperApi) -> None:
+    paper.on("GET", "/disks", page(a_disk("data")))
+    path = f"/disks/{ident('disk data')}"
+    change = {"effect": "recreate", "subject": "disk data", "before": "5 GiB", "after": None}
+    room = {"name": "alpha", "free_vcpus": 4, "free_memory_mib": 512, "free_disk_gib": 105}
+    left = dict.fromkeys(("servers", "vcpus", "memory_mib", "snapshots", "snapshot_gib"))
+    plan = {
+        "verb": "delete-disk",
+        "server_id": None,
+        "server": None,
+        "changes": [change],
+        "interruption": "none",
+        "host": room,
+        "quota": left | {"disk_gib": 95},
+        "warnings": ["Everything on 'data' is lost."],
+        "steps": [],
+        "digest": "p1-abc",
+    }
+    paper.on("DELETE", path, plan)
+    shown = run("disk", "delete", "data", "--dry-run").stdout
+    assert "disk data: plan to delete-disk; nothing was done" in shown
+    assert "Everything on 'data' is lost." in shown
+    assert paper.sent("DELETE", path)[-1].url.params["dry_run"] == "true"
+    assert json.loads(run("disk", "delete", "data", "--dry-run", "-o", "json").stdout) == plan
+    paper.on("DELETE", path, httpx.Response(204))
+    run("disk", "delete", "data", "--yes", "--as-planned", "p1-abc")
+    assert paper.sent("DELETE", path)[-1].url.params["plan"] == "p1-abc"

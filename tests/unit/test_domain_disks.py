@@ -8,12 +8,19 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from innkeeper.domain import naming
-from innkeeper.domain.disks import LARGEST_GIB, MOST, free_target, require_growth
+from innkeeper.domain.disks import (
+    FORMATS,
+    LARGEST_GIB,
+    MOST,
+    free_target,
+    require_growth,
+    require_possible,
+)
 from innkeeper.domain.diskspecs import AttachDiskRequest, GrowDiskRequest
 from innkeeper.errors import Conflict, InvalidRequest
 
 
-@given(st.uuids(), st.sampled_from(["qcow2", "raw"]))
+@given(st.uuids(), st.sampled_from(FORMATS))
 def test_a_volume_tells_its_disk_and_is_no_servers(disk_id: UUID, fmt: str) -> None:
     volume = naming.data_volume(disk_id, fmt)
     assert naming.disk_of(volume) == disk_id
@@ -55,10 +62,24 @@ def test_disks_keep_their_names_whatever_comes_and_goes(acts: list[bool | int]) 
 @given(st.integers(1, LARGEST_GIB), st.integers(1, LARGEST_GIB))
 def test_a_disk_only_grows(there: int, wanted: int) -> None:
     if wanted > there:
-        require_growth("data", there, wanted)
+        require_growth("data", "raw", there, wanted)
         return
     with pytest.raises(InvalidRequest, match=f"'data' has {there} GiB and only grows, {wanted}"):
-        require_growth("data", there, wanted)
+        require_growth("data", "qcow2", there, wanted)
+
+
+@given(st.sampled_from(FORMATS), st.booleans())
+def test_only_what_a_format_can_is_asked_of_it(fmt: str, discard: bool) -> None:
+    if discard and fmt == "vmdk":
+        with pytest.raises(InvalidRequest, match=r"'data' is vmdk, .*leave discard out"):
+            require_possible("data", fmt, discard=discard)
+        return
+    require_possible("data", fmt, discard=discard)
+
+
+def test_a_vmdk_never_grows() -> None:
+    with pytest.raises(InvalidRequest, match="attach a larger disk"):
+        require_growth("data", "vmdk", 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +88,7 @@ def test_a_disk_only_grows(there: int, wanted: int) -> None:
         {"size_gib": 0},
         {"size_gib": LARGEST_GIB + 1},
         {"size_gib": True},
-        {"size_gib": 1, "format": "vmdk"},
+        {"size_gib": 1, "format": "vdi"},
         {"size_gib": 1, "cache": "unsafe"},
         {"size_gib": 1, "iops": 0},
         {"size_gib": 1, "throughput_mib": -1},

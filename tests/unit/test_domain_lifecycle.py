@@ -57,7 +57,7 @@ ALLOWED = {
         *DISKS,
         *CARDS,
     },
-    Status.SUSPENDED: {Verb.RESUME, Verb.DELETE, Verb.VERIFY_SNAPSHOT},
+    Status.SUSPENDED: {Verb.RESUME, Verb.DELETE, Verb.SNAPSHOT, Verb.VERIFY_SNAPSHOT},
     Status.SHELVED: {Verb.UNSHELVE, Verb.DELETE},
     Status.ERROR: {Verb.DELETE},
     Status.DELETED: set(),

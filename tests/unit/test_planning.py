@@ -249,13 +249,17 @@ def test_capacity_and_quota_are_those_after_it(catalogue: Catalogue) -> None:
     assert any("kept" in warning for warning in gone.warnings)
     smaller = plan(Verb.RESIZE, server_id, ResizeRequest(vcpus=2, disk_gib=12))
     assert smaller.host
-    assert (smaller.host.free_vcpus, smaller.host.free_disk_gib) == (14, 188)
+    assert (smaller.host.free_vcpus, smaller.host.free_disk_gib) == (14, 200 - 12 - 3)
     assert (smaller.quota.vcpus, smaller.quota.disk_gib) == (18, 988)
     assert smaller.interruption != "none"
     taken = plan(Verb.SNAPSHOT, server_id, SnapshotRequest(memory=True))
     assert (taken.quota.snapshots, taken.quota.snapshot_gib) == (48, 500 - 3 - 11)
+    assert taken.host
+    assert taken.host.free_disk_gib == 200 - 10 - 3 - 11
     merged = plan(Verb.DELETE_SNAPSHOT, server_id)
     assert (merged.quota.snapshots, merged.quota.snapshot_gib) == (50, 500)
+    assert merged.host
+    assert merged.host.free_disk_gib == 200 - 10
     catalogue.set_quota(vcpus=-1)
     assert plan(Verb.STOP, server_id).quota.vcpus is None
 

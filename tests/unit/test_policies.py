@@ -16,7 +16,7 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import DeleteSnapshotRequest
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import accept, events, journal, operations, policies, snapshots
+from innkeeper.services import accept, events, journal, operations, policies, remains, snapshots
 from tasks import policies as task
 
 AT = datetime(2026, 3, 18, 12, 30, tzinfo=UTC)
@@ -197,7 +197,7 @@ def test_a_policy_goes_with_its_server(catalogue: Catalogue) -> None:
     server_id = active(catalogue)
     policy(catalogue, server=server_id)
     with transaction() as session:
-        journal.release(session, session.get_one(Server, server_id))
+        remains.release(session, session.get_one(Server, server_id))
     assert policies.all() == []
 
 

@@ -4,6 +4,7 @@ What a kill does to them is shown by tests/flows/test_kill_matrix.py.
 """
 
 from datetime import timedelta
+from typing import Literal
 
 import pytest
 from conftest import Catalogue
@@ -12,9 +13,11 @@ from stepwise import Life
 from innkeeper.db.models import Artifact, Disk, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status, Verb
-from innkeeper.domain.specs import RevertRequest, SnapshotRequest
+from innkeeper.domain.specs import RevertRequest, SnapshotRequest, SuspendRequest
 from innkeeper.domain.steps import STEPS
-from innkeeper.services import operations, servers, snapshots, survey
+from innkeeper.errors import InvalidRequest
+from innkeeper.hypervisor import suspension
+from innkeeper.services import accept, operations, servers, snapshots, survey
 from tasks import reconciliation
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -144,3 +147,36 @@ def test_what_a_domain_lies_on_is_never_reaped(life: Life) -> None:
     assert "database names another file" in findings[top].problem
     reconciliation.mend_host(host_id)
     assert top in life.files()
+
+
+@pytest.mark.parametrize("mode", ["save", "pause"])
+def test_one_of_a_server_that_sleeps(life: Life, mode: Literal["save", "pause"]) -> None:
+    root = life.disk
+    life.do(Verb.SUSPEND, SuspendRequest(mode=mode))
+    life.take("one")
+    assert servers.get(life.server_id).status is Status.SUSPENDED
+    assert snapshots.get(life.server_id, "one").kind == "crash-consistent"
+    assert life.files()[life.disk] == root == life.volume("one")
+    life.do(Verb.SNAPSHOT, SnapshotRequest(name="two"), failing="capture")
+    assert life.files()[life.disk] == root
+    for body, words in (
+        (SnapshotRequest(quiesce="required"), "'web' is suspended, nobody in it can quiesce"),
+        (SnapshotRequest(memory=True), "'web' is suspended, and QEMU cannot keep .* resume it"),
+    ):
+        with pytest.raises(InvalidRequest, match=words):
+            life.do(Verb.SNAPSHOT, body)
+    life.do(Verb.RESUME)
+    for view in snapshots.page(life.server_id).items:
+        life.delete(str(view.id))
+    assert len(life.files()) == 2
+
+
+@pytest.mark.parametrize("memory", [True, False])
+def test_one_that_is_saved_behind_our_back(life: Life, memory: bool) -> None:
+    body = SnapshotRequest(name="one", memory=memory)
+    view = accept.request(Verb.SNAPSHOT, life.server_id, body, project_id=None, actor="me")
+    suspension.save(life.conn, life.server_id)
+    ended = life.carry(view)
+    assert ended.phase == ("failed" if memory else "succeeded")
+    assert ("no memory to keep" in (ended.error or "")) == memory
+    assert len(life.files()) == 2 + (not memory)

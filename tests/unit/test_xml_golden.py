@@ -91,7 +91,12 @@ CASES: dict[str, Element] = {
             max_vcpus=16,
             max_memory_mib=16384,
             virt_type="kvm",
-            disks=(DiskSpec(_POOL / "root.qcow2"),),
+            disks=(
+                DiskSpec(_POOL / "root.qcow2", boot_order=2),
+                DiskSpec(
+                    _POOL / "data.vmdk", target="vdb", format="vmdk", discard=False, boot_order=1
+                ),
+            ),
             nics=(_NIC,),
             firmware="uefi",
             nvram_path=_POOL / "nvram.fd",

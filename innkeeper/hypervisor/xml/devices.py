@@ -21,6 +21,7 @@ class Disk(Element, tag="disk"):
     most_requests: int | None = text(of="iotune/total_iops_sec", default=None)
     readonly: bool = present(of="readonly", default=False)
     serial: str | None = text(of="serial", default=None)
+    boot_order: int | None = attribute("order", of="boot", default=None)
 
 
 class Interface(Element, tag="interface"):

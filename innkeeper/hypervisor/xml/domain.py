@@ -45,6 +45,7 @@ class DiskSpec:
     """A disk of a server: file on the host, device name in the guest, format, identity.
 
     Requests and bytes a second are bounded over reads and writes together; None: without a bound.
+    Those with a boot order are booted from; if none has one, the first disk is.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class DiskSpec:
     discard: bool = True
     most_requests: int | None = None
     most_bytes: int | None = None
+    boot_order: int | None = None
 
 
 @dataclass(frozen=True)
@@ -158,9 +160,12 @@ def domain_element(spec: DomainSpec) -> Domain:
 
 
 def _operating_system(spec: DomainSpec) -> OperatingSystem:
+    ordered = any(disk.boot_order for disk in spec.disks)
+    boot = None if ordered else "hd"  # libvirt takes one or the other
     if spec.firmware == "bios":
-        return OperatingSystem(arch=spec.arch, machine=spec.machine or "pc")
+        return OperatingSystem(arch=spec.arch, machine=spec.machine or "pc", boot=boot)
     return OperatingSystem(
+        boot=boot,
         firmware="efi",
         arch=spec.arch,
         machine=spec.machine or "pc",  # where cards and disks are plugged in as with a BIOS
@@ -248,6 +253,7 @@ def disk_element(spec: DiskSpec) -> Disk:
         most_requests=spec.most_requests,
         readonly=spec.readonly,
         serial=spec.serial,
+        boot_order=spec.boot_order,
     )
 
 
