@@ -3,7 +3,7 @@
 from contextlib import suppress
 from uuid import UUID
 
-from innkeeper.domain.naming import card_host
+from innkeeper.errors import HostUnreachable
 from innkeeper.hypervisor import nics, snapshot
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
@@ -23,10 +23,8 @@ def _runs(b: Blueprint) -> bool:
     return not b.host.simulated and snapshot.is_active(connect(b.host.uri), b.server_id)
 
 
-@step("make-network")
-def make_network(b: Blueprint) -> str:
-    """See that what the card is plugged into is there; skipped when unchanged."""
-    card = b.cards.one
+def _see_to(b: Blueprint, card: CardBlueprint) -> str:
+    """See that what a card is plugged into is on the host, and its limit can be kept there."""
     if card.limited:
         networks.require_shaping(b.host.id)
     if card.bridge:
@@ -34,30 +32,52 @@ def make_network(b: Blueprint) -> str:
         return f"bridge {card.bridge} is there"
     if card.network_id and networks.ensure(card.network_id, show("plan-network")):
         return f"{card.network} applied"
-    return f"{card.network} unchanged: Terraform was not needed"
+    return f"{card.network} unchanged"
+
+
+def _clear(cards: tuple[CardBlueprint, ...]) -> str:
+    """Remove the isolated networks from the host that only these cards need, or would need."""
+    ids = {card.network_id for card in cards if card.network_id}
+    own = [card.id for card in cards]
+    gone = sum(networks.clear(network_id, but=own) for network_id in sorted(ids))
+    return f"{gone} networks removed"
+
+
+@step("make-network")
+def make_network(b: Blueprint) -> str:
+    """See that what the card is plugged into is there; skipped when unchanged."""
+    return _see_to(b, b.cards.one)
 
 
 @make_network.undone_by
 def unmake_network(b: Blueprint) -> str:
     """Remove an isolated network that only this card would have needed."""
     card = b.cards.subject
-    if card is None or card.network_id is None:
+    if card is None:
         return "nothing was made"
     if _plugged(b, card):
         return "it stays: the server still has the card"
-    return "removed" if networks.clear(card.network_id, but=card.id) else "it stays"
+    return _clear((card,))
 
 
-def _told(b: Blueprint, card: CardBlueprint) -> str:
-    if card.network is None or card.ip is None:
-        return "no DHCP of ours"
-    return tell(b, card.network, card.mac, card.ip, card_host(b.name, card.name))
+@step("make-networks")
+def make_networks(b: Blueprint) -> str:
+    """See that the host which a server comes to has what its further cards are plugged into."""
+    if b.committed:
+        return "they are there"
+    return "; ".join(_see_to(b, card) for card in b.cards.attached) or "it has no further cards"
 
 
-def _forgotten(b: Blueprint, card: CardBlueprint) -> str:
-    if card.network is None or card.ip is None:
-        return "no DHCP of ours"
-    return forget(b, card.network, card.mac, card.ip)
+@make_networks.undone_by
+def unmake_networks(b: Blueprint) -> str:
+    """Remove the isolated networks that only this server would have needed there."""
+    return _clear(b.cards.all)
+
+
+@step("clear-networks")
+def clear_networks(b: Blueprint) -> str:
+    """Remove the isolated networks from the host that only this server needed there."""
+    return _clear(b.cards.all)
 
 
 def _plugged(b: Blueprint, card: CardBlueprint) -> bool:
@@ -73,7 +93,7 @@ def _plugged(b: Blueprint, card: CardBlueprint) -> bool:
 @step("lease-nic")
 def lease_nic(b: Blueprint) -> str:
     """Tell the network's DHCP server which address the card gets, before it asks."""
-    return _told(b, b.cards.one)
+    return tell(b, b.cards.one)
 
 
 @lease_nic.undone_by
@@ -82,7 +102,7 @@ def take_lease_back(b: Blueprint) -> str:
     card = b.cards.subject
     if card and _plugged(b, card):
         return "it stays: the server still has the card"
-    return _forgotten(b, card) if card else "gone"
+    return forget(b, card) if card else "gone"
 
 
 @step("plug-nic")
@@ -144,13 +164,13 @@ def plug_back(b: Blueprint) -> str:
 @step("unlease-nic")
 def unlease_nic(b: Blueprint) -> str:
     """Remove the card's DHCP entry and end its lease."""
-    return "done before" if b.committed else _forgotten(b, b.cards.one)
+    return "done before" if b.committed else forget(b, b.cards.one)
 
 
 @unlease_nic.undone_by
 def lease_again(b: Blueprint) -> str:
     """Have DHCP tell the card its address again."""
-    return _told(b, b.cards.one)
+    return tell(b, b.cards.one)
 
 
 @step("let-nic-go")
@@ -169,14 +189,18 @@ def clear_network(b: Blueprint) -> str:
     return "removed" if networks.clear(UUID(network_id)) else "it stays"
 
 
-@step("part-nics", on_host=True)
+@step("part-nics")
 def part_nics(b: Blueprint) -> str:
     """Forget the further cards of a server that is deleted, and networks that only they needed."""
-    for card in b.cards.all:
-        _forgotten(b, card)
     here = {str(card.network_id) for card in b.cards.all if card.network_id}
     cleared = here | set(b.step_data.get("networks", ()))
     journal.note(b.claim, "part-nics", networks=sorted(cleared))
     networks.part(b.claim)
-    gone = sum(networks.clear(UUID(network_id)) for network_id in sorted(cleared))
+    gone = 0
+    for network_id in sorted(cleared):
+        try:
+            gone += networks.clear(UUID(network_id))
+        except HostUnreachable:
+            if b.on_host:  # else the server needs no host; reconcile removes what is left there
+                raise
     return f"{len(b.cards.all)} forgotten, {gone} networks removed"

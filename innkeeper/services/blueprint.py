@@ -129,7 +129,7 @@ class Blueprint:
     step_data: dict[str, Any] = field(default_factory=dict)
     step_was_done: bool = False
     resize: Resize | None = None
-    elsewhere: tuple[HostBlueprint, NetworkBlueprint] | None = None
+    elsewhere: tuple[HostBlueprint, NetworkBlueprint, Cards] | None = None
     shelf: ShelfBlueprint | None = None
     born_of: str = ""
     on_host: bool = True
@@ -236,8 +236,9 @@ class Blueprint:
         """
         if self.elsewhere is None:
             raise NotFound("No migration is at work.")
-        host, network = self.elsewhere
-        return replace(self, host=host, network=network, elsewhere=(self.host, self.network))
+        host, network, cards = self.elsewhere
+        here = self.host, self.network, self.cards
+        return replace(self, host=host, network=network, cards=cards, elsewhere=here)
 
     @property
     def resized(self) -> "Blueprint":

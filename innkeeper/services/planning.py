@@ -22,7 +22,7 @@ from innkeeper.domain.quotas import SnapshotAmounts
 from innkeeper.domain.specs import CloneRequest
 from innkeeper.domain.steps import STEPS
 from innkeeper.domain.world import Card, DataDisk, Kept, World
-from innkeeper.services import attachments, cards, layering, reservations, resizing
+from innkeeper.services import attachments, binding, cards, layering, reservations, resizing
 from innkeeper.services.views import ChangePlan, ChangeView, HostRoom, NicView, QuotaRoom
 
 
@@ -116,7 +116,8 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
     one = attachments.named(session, server, body)
     nic = cards.named(session, server, body)
     told = cards.views(session, [server.id]).get(server.id, [])[1:]
-    further = tuple(Card(view.name, _told(view)) for view in told)
+    beside = binding.neighbours(session, server)
+    further = tuple(Card(view.name, _told(view), beside.get(view.name, ())) for view in told)
     return World(
         server.name,
         Status(server.status),
@@ -252,6 +253,7 @@ def _quota(
     limits = session.get_one(Project, server.project_id).quota
     used = reservations.reserved_by_project(session, server.project_id)
     held = _snapshots_after(session, server, seen)
+    networks = binding.held(session, server.project_id, _unplugged(session, server, seen))
 
     def left(limit: int, amount: int) -> int | None:
         return None if limit < 0 else limit - amount
@@ -263,7 +265,16 @@ def _quota(
         disk_gib=left(limits.disk_gib, used.disk_gib - back[3]),
         snapshots=left(limits.snapshots, held.snapshots),
         snapshot_gib=left(limits.snapshot_gib, held.snapshot_gib),
+        isolated_networks=left(limits.isolated_networks, networks.isolated_networks),
     )
+
+
+def _unplugged(session: Session, server: Server, seen: Prospect) -> list[UUID]:
+    """Return the network cards that go with the verb."""
+    if seen.verb is Verb.DELETE:
+        return [nic.id for nic in binding.further(session, server)]
+    nic = cards.named(session, server, seen.body)
+    return [nic.id] if nic else []
 
 
 def _snapshots_after(session: Session, server: Server, seen: Prospect) -> SnapshotAmounts:

@@ -120,6 +120,7 @@ def test_plans_projects_keys_roles(paper: PaperApi) -> None:
         "disk_gib": 20,
         "snapshots": 50,
         "snapshot_gib": 500,
+        "isolated_networks": 10,
         "used_servers": 2,
         "used_vcpus": 2,
         "used_memory_mib": 3,
