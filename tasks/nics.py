@@ -4,23 +4,19 @@ from contextlib import suppress
 from uuid import UUID
 
 from innkeeper.errors import HostUnreachable
-from innkeeper.hypervisor import nics, snapshot
+from innkeeper.hypervisor import nics
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
 from innkeeper.services import journal, networks
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.services.cards import CardBlueprint
-from tasks.guest import define_with_cards, nic_spec
+from tasks.guest import define_with_cards, nic_spec, runs
 from tasks.network import forget, tell
 from tasks.step import step
 from tasks.substrate import show
 
 UNPLUG_SECONDS = 20.0
 """How long a guest may take to let go of a card; one that is up does it in a second."""
-
-
-def _runs(b: Blueprint) -> bool:
-    return not b.host.simulated and snapshot.is_active(connect(b.host.uri), b.server_id)
 
 
 def _see_to(b: Blueprint, card: CardBlueprint) -> str:
@@ -114,7 +110,7 @@ def plug_nic(b: Blueprint) -> str:
 
 def _plug(b: Blueprint) -> str:
     card = b.cards.one
-    if not _runs(b):
+    if not runs(b):
         return f"{card.mac}, from its next start"
     nics.plug(connect(b.host.uri), b.server_id, nic_spec(card))
     return f"{card.mac}, live"
@@ -127,7 +123,7 @@ def unplug_again(b: Blueprint) -> str:
 
 
 def _unplug(b: Blueprint) -> str:
-    live = _runs(b)
+    live = runs(b)
     if live:
         nics.unplug(connect(b.host.uri), b.server_id, b.cards.one.mac, UNPLUG_SECONDS)
     define_with_cards(b, b.cards.without_subject())

@@ -15,6 +15,7 @@ from innkeeper.domain.specs import (
     RebootRequest,
     RebuildRequest,
     ResizeRequest,
+    ServerRequest,
     SnapshotRequest,
     SuspendRequest,
 )
@@ -66,10 +67,13 @@ def _parted(world: World) -> list[str]:
 
 
 @_rule(Verb.CREATE)
-def _create(world: World, _body: BaseModel) -> Plan:
+def _create(world: World, body: BaseModel) -> Plan:
     size = world.shape
     told = f"{size.vcpus} vCPU, {size.memory_mib} MiB, {size.disk_gib} GiB of {world.image}"
-    return Plan((Change(Effect.LIVE, "server", None, f"{told} on {world.host}"),), NONE)
+    limited = isinstance(body, ServerRequest) and (body.inbound_kb or body.outbound_kb)
+    warnings = ("It fails, and nothing stays, if the host cannot limit bandwidth.",)
+    change = Change(Effect.LIVE, "server", None, f"{told} on {world.host}")
+    return Plan((change,), NONE, warnings if limited else ())
 
 
 @_rule(Verb.CLONE)

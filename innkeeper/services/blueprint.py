@@ -133,6 +133,8 @@ class Blueprint:
     shelf: ShelfBlueprint | None = None
     born_of: str = ""
     on_host: bool = True
+    inbound_kb: int | None = None
+    outbound_kb: int | None = None
     cpu: dict[str, Any] = field(default_factory=dict)
     data: DataDisks = field(default_factory=DataDisks)
     cards: Cards = field(default_factory=Cards)
@@ -151,6 +153,11 @@ class Blueprint:
             attempt=self.attempt,
             actor=self.actor,
         )
+
+    @property
+    def limited(self) -> bool:
+        """Tell whether the bandwidth of its primary card is bounded."""
+        return self.inbound_kb is not None or self.outbound_kb is not None
 
     @property
     def domain_name(self) -> str:

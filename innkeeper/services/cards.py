@@ -23,6 +23,7 @@ from innkeeper.errors import Conflict, InvalidRequest, NotFound
 from innkeeper.services import binding, layering, reservations
 from innkeeper.services.attachments import stands
 from innkeeper.services.binding import further
+from innkeeper.services.devices import Devices
 from innkeeper.services.views import NicView
 
 
@@ -54,40 +55,10 @@ class CardBlueprint:
         return cards.slot(self.position)
 
 
-@dataclass(frozen=True)
-class Cards:
+class Cards(Devices[CardBlueprint]):
     """The further cards of a server, in their order; and the operation's own."""
 
-    all: tuple[CardBlueprint, ...] = ()
-    subject: CardBlueprint | None = None
-
-    @property
-    def attached(self) -> tuple[CardBlueprint, ...]:
-        """What its domain is defined with."""
-        return tuple(card for card in self.all if card.phase == "attached")
-
-    @property
-    def one(self) -> CardBlueprint:
-        """The card that the operation is about.
-
-        Raises:
-            NotFound: it is gone.
-        """
-        if self.subject is None:
-            raise NotFound("The network card is gone.")
-        return self.subject
-
-    def with_subject(self) -> tuple[CardBlueprint, ...]:
-        """Return what is attached and the operation's card, in their order."""
-        return (*self._others(before=True), self.one, *self._others(before=False))
-
-    def without_subject(self) -> tuple[CardBlueprint, ...]:
-        """Return what is attached but the operation's card."""
-        return tuple(card for card in self.attached if card.id != self.one.id)
-
-    def _others(self, *, before: bool) -> tuple[CardBlueprint, ...]:
-        own = self.one.position
-        return tuple(c for c in self.without_subject() if (c.position < own) is before)
+    noun = "network card"
 
 
 def load(session: Session, operation: Operation, server_id: UUID, host_id: UUID | None) -> Cards:

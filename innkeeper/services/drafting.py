@@ -213,6 +213,8 @@ def load(
         image=_image(image),
         disk_image=_image(disk_image or image),
         mac=nic.mac,
+        inbound_kb=nic.inbound_kb,
+        outbound_kb=nic.outbound_kb,
         ip=address.ip,
         ssh_port=forward.port,
         root_volume=disk.volume,
