@@ -61,7 +61,7 @@ class Cards(Devices[CardBlueprint]):
     noun = "network card"
 
 
-def load(session: Session, operation: Operation, server_id: UUID, host_id: UUID | None) -> Cards:
+def load(session: Session, operation: Operation, server_id: UUID, host_id: UUID) -> Cards:
     """Return the further cards that a step of an operation sees of a server on a host.
 
     On the other host of a migration they are on the networks there.
@@ -79,9 +79,9 @@ def load(session: Session, operation: Operation, server_id: UUID, host_id: UUID 
 
 
 def _card(
-    session: Session, nic: Nic, network: Network | None, ip: str | None, host_id: UUID | None
+    session: Session, nic: Nic, network: Network | None, ip: str | None, host_id: UUID
 ) -> CardBlueprint:
-    there = binding.on_host(session, network, host_id) if network and host_id else network
+    there = binding.on_host(session, network, host_id) if network else None
     return CardBlueprint(
         nic.id,
         nic.name,

@@ -67,7 +67,7 @@ class Life:
         with suppress(Absent):  # no server was ever placed there
             found += [n for n in storage.volume_names(conn, POOL) if server_of(n) == server_id]
         for net in network.network_names(conn):
-            macs = [nic["mac"] for nic in self.server["nics"]]
+            macs = {self.server["mac"], *(nic["mac"] for nic in self.server["nics"])}
             found += [e.mac for e in network.dhcp_hosts(conn, net) if e.mac in macs]
         forwards = edge.forwards(open_channel(host.channel_address))
         return found + [str(port) for port in forwards if port == self.server["ssh_port"]]
