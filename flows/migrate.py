@@ -12,6 +12,7 @@ from tasks.guest import define_domain, prove_gone, undefine_domain
 from tasks.merge import remove_snapshots
 from tasks.migrate import answer_there, stand_by, switch_over
 from tasks.network import give_lease, remove_lease
+from tasks.nics import clear_networks, make_networks
 from tasks.operation import operation
 from tasks.seed import delete_seed, write_seed
 from tasks.step import together
@@ -37,7 +38,7 @@ async def migrate_server(
     async with operation(
         Verb.MIGRATE, request, operation_id, server=server, project=project
     ) as claim:
-        await ensure_substrate(claim)
+        await together(claim, ensure_substrate, make_networks)
         await together(claim, write_seed, carry_snapshots)
         await stand_by(claim)
         await carry_disk(claim)
@@ -45,5 +46,6 @@ async def migrate_server(
         await together(claim, define_domain, give_lease, open_forward)
         await switch_over(claim)
         await answer_there(claim)
-        await together(claim, close_forward, remove_lease, undefine_domain, delete_seed)
-        await together(claim, remove_data_disks, remove_snapshots, delete_volume, prove_gone)
+        await together(claim, close_forward, remove_lease, undefine_domain, clear_networks)
+        await together(claim, delete_seed, remove_data_disks, remove_snapshots)
+        await together(claim, delete_volume, prove_gone)

@@ -9,6 +9,7 @@ from innkeeper.domain.specs import ShelveRequest
 from tasks.edge import close_forward
 from tasks.guest import prove_gone, undefine_domain
 from tasks.network import remove_lease
+from tasks.nics import clear_networks
 from tasks.operation import operation
 from tasks.seed import delete_seed
 from tasks.shelf import adopt_shelf, rest_guest, shelve_disk
@@ -37,5 +38,5 @@ async def shelve_server(
         await rest_guest(claim)
         await shelve_disk(claim)
         await adopt_shelf(claim)
-        await together(claim, close_forward, remove_lease, undefine_domain, delete_seed)
-        await together(claim, delete_volume, prove_gone)
+        await together(claim, close_forward, remove_lease, undefine_domain, clear_networks)
+        await together(claim, delete_seed, delete_volume, prove_gone)

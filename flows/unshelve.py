@@ -10,6 +10,7 @@ from tasks.edge import open_forward
 from tasks.guest import define_domain, start_domain
 from tasks.guest_login import wait_answer
 from tasks.network import give_lease
+from tasks.nics import make_networks
 from tasks.operation import operation
 from tasks.seed import write_seed
 from tasks.step import together
@@ -36,7 +37,7 @@ async def unshelve_server(
     async with operation(
         Verb.UNSHELVE, request, operation_id, server=server, project=project
     ) as claim:
-        await ensure_substrate(claim)
+        await together(claim, ensure_substrate, make_networks)
         await unshelve_disk(claim)
         await together(claim, write_seed, define_domain, give_lease, open_forward, start_domain)
         await wait_answer(claim)

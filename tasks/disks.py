@@ -4,11 +4,11 @@ from innkeeper.domain.diskspecs import DetachDiskRequest
 from innkeeper.domain.naming import POOL
 from innkeeper.errors import PermanentError
 from innkeeper.hypervisor import disks as adapter
-from innkeeper.hypervisor import snapshot, storage
+from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.services import disks
 from innkeeper.services.blueprint import Blueprint
-from tasks.guest import define_with, disk_spec
+from tasks.guest import define_with, disk_spec, runs
 from tasks.guest_disks import uses
 from tasks.step import step
 
@@ -22,11 +22,6 @@ class DiskInUse(PermanentError):
     status = 409
     slug = "disk-in-use"
     title = "Disk in use"
-
-
-def runs(b: Blueprint) -> bool:
-    """Tell whether there is a guest that a disk could be plugged into."""
-    return not b.host.simulated and snapshot.is_active(connect(b.host.uri), b.server_id)
 
 
 def _new(b: Blueprint) -> bool:

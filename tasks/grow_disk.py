@@ -7,7 +7,7 @@ from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.services import disks
 from innkeeper.services.blueprint import Blueprint
-from tasks.disks import runs
+from tasks.guest import runs
 from tasks.guest_disks import expand
 from tasks.step import step
 

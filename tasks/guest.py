@@ -9,7 +9,7 @@ from innkeeper.domain.naming import POOL, console_log, nvram_file, seed_of, serv
 from innkeeper.domain.specs import UEFI, RebootRequest, StopRequest
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import PermanentError
-from innkeeper.hypervisor import guest, storage
+from innkeeper.hypervisor import guest, snapshot, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
 from innkeeper.services import consoles, journal
@@ -29,6 +29,11 @@ def _domain(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
     return [(ArtifactKind.DOMAIN, b.domain_name)]
 
 
+def runs(b: Blueprint) -> bool:
+    """Tell whether there is a guest that a device could be plugged into now."""
+    return not b.host.simulated and snapshot.is_active(connect(b.host.uri), b.server_id)
+
+
 def disk_spec(b: Blueprint, disk: DataDiskBlueprint) -> DiskSpec:
     """Return a data disk as the domain has it."""
     return DiskSpec(
@@ -42,6 +47,12 @@ def disk_spec(b: Blueprint, disk: DataDiskBlueprint) -> DiskSpec:
         most_requests=disk.iops,
         most_bytes=disk.throughput_mib << 20 if disk.throughput_mib else None,
         boot_order=disk.boot_order,
+    )
+
+
+def _primary(b: Blueprint) -> NicSpec:
+    return NicSpec(
+        network=b.network.name, mac=b.mac, inbound_kb=b.inbound_kb, outbound_kb=b.outbound_kb
     )
 
 
@@ -90,7 +101,7 @@ def spec_of(
         max_vcpus=b.max_vcpus,
         max_memory_mib=b.max_memory_mib,
         disks=(root, *data),
-        nics=(NicSpec(network=b.network.name, mac=b.mac), *map(nic_spec, further)),
+        nics=(_primary(b), *map(nic_spec, further)),
         console_log_path=Path(console_log(b.server_id)),
         seed_path=storage.volume_path(connection, POOL, seed_of(volume)),
     )

@@ -147,7 +147,7 @@ def _move(b: Blueprint) -> str:
                 definition=domain_xml(spec_of(there, here, b.data.attached)),
                 renamed=paths,
                 filled=(ROOT, *(disk.target for disk in mirrored(b))),
-                networks={b.network.name: there.network.name},
+                networks=_networks(b),
                 way=way,
                 tell=told.tell,
                 pause=bool(b.request.get("pauses")),
@@ -162,6 +162,14 @@ def _move(b: Blueprint) -> str:
     if b.request.get("pauses"):
         return f"with its memory, it stood still for {took.get('time_elapsed', 0)} ms at most"
     return f"live, it stood still for {took.get('downtime', 0)} ms"
+
+
+def _networks(b: Blueprint) -> dict[str, str]:
+    """Return the networks of the guest's cards at the old host, and their names at the new one."""
+    pairs = zip(b.cards.attached, b.there.cards.attached, strict=True)
+    further = {here.network: there.network for here, there in pairs}
+    known = {here: there for here, there in further.items() if here and there}
+    return {b.network.name: b.there.network.name, **known}
 
 
 def _way(b: Blueprint) -> Way:

@@ -3,14 +3,14 @@
 from contextlib import suppress
 from uuid import UUID
 
-from innkeeper.domain.naming import card_host
-from innkeeper.hypervisor import nics, snapshot
+from innkeeper.errors import InnkeeperError
+from innkeeper.hypervisor import nics
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
 from innkeeper.services import journal, networks
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.services.cards import CardBlueprint
-from tasks.guest import define_with_cards, nic_spec
+from tasks.guest import define_with_cards, nic_spec, runs
 from tasks.network import forget, tell
 from tasks.step import step
 from tasks.substrate import show
@@ -19,14 +19,8 @@ UNPLUG_SECONDS = 20.0
 """How long a guest may take to let go of a card; one that is up does it in a second."""
 
 
-def _runs(b: Blueprint) -> bool:
-    return not b.host.simulated and snapshot.is_active(connect(b.host.uri), b.server_id)
-
-
-@step("make-network")
-def make_network(b: Blueprint) -> str:
-    """See that what the card is plugged into is there; skipped when unchanged."""
-    card = b.cards.one
+def _see_to(b: Blueprint, card: CardBlueprint) -> str:
+    """See that what a card is plugged into is on the host, and its limit can be kept there."""
     if card.limited:
         networks.require_shaping(b.host.id)
     if card.bridge:
@@ -34,30 +28,52 @@ def make_network(b: Blueprint) -> str:
         return f"bridge {card.bridge} is there"
     if card.network_id and networks.ensure(card.network_id, show("plan-network")):
         return f"{card.network} applied"
-    return f"{card.network} unchanged: Terraform was not needed"
+    return f"{card.network} unchanged"
+
+
+def _clear(cards: tuple[CardBlueprint, ...]) -> str:
+    """Remove the isolated networks from the host that only these cards need, or would need."""
+    ids = {card.network_id for card in cards if card.network_id}
+    own = [card.id for card in cards]
+    gone = sum(networks.clear(network_id, but=own) for network_id in sorted(ids))
+    return f"{gone} networks removed"
+
+
+@step("make-network")
+def make_network(b: Blueprint) -> str:
+    """See that what the card is plugged into is there; skipped when unchanged."""
+    return _see_to(b, b.cards.one)
 
 
 @make_network.undone_by
 def unmake_network(b: Blueprint) -> str:
     """Remove an isolated network that only this card would have needed."""
     card = b.cards.subject
-    if card is None or card.network_id is None:
+    if card is None:
         return "nothing was made"
     if _plugged(b, card):
         return "it stays: the server still has the card"
-    return "removed" if networks.clear(card.network_id, but=card.id) else "it stays"
+    return _clear((card,))
 
 
-def _told(b: Blueprint, card: CardBlueprint) -> str:
-    if card.network is None or card.ip is None:
-        return "no DHCP of ours"
-    return tell(b, card.network, card.mac, card.ip, card_host(b.name, card.name))
+@step("make-networks")
+def make_networks(b: Blueprint) -> str:
+    """See that the host which a server comes to has what its further cards are plugged into."""
+    if b.committed:
+        return "they are there"
+    return "; ".join(_see_to(b, card) for card in b.cards.attached) or "it has no further cards"
 
 
-def _forgotten(b: Blueprint, card: CardBlueprint) -> str:
-    if card.network is None or card.ip is None:
-        return "no DHCP of ours"
-    return forget(b, card.network, card.mac, card.ip)
+@make_networks.undone_by
+def unmake_networks(b: Blueprint) -> str:
+    """Remove the isolated networks that only this server would have needed there."""
+    return _clear(b.cards.all)
+
+
+@step("clear-networks")
+def clear_networks(b: Blueprint) -> str:
+    """Remove the isolated networks from the host that only this server needed there."""
+    return _clear(b.cards.all)
 
 
 def _plugged(b: Blueprint, card: CardBlueprint) -> bool:
@@ -73,7 +89,7 @@ def _plugged(b: Blueprint, card: CardBlueprint) -> bool:
 @step("lease-nic")
 def lease_nic(b: Blueprint) -> str:
     """Tell the network's DHCP server which address the card gets, before it asks."""
-    return _told(b, b.cards.one)
+    return tell(b, b.cards.one)
 
 
 @lease_nic.undone_by
@@ -82,7 +98,7 @@ def take_lease_back(b: Blueprint) -> str:
     card = b.cards.subject
     if card and _plugged(b, card):
         return "it stays: the server still has the card"
-    return _forgotten(b, card) if card else "gone"
+    return forget(b, card) if card else "gone"
 
 
 @step("plug-nic")
@@ -94,7 +110,7 @@ def plug_nic(b: Blueprint) -> str:
 
 def _plug(b: Blueprint) -> str:
     card = b.cards.one
-    if not _runs(b):
+    if not runs(b):
         return f"{card.mac}, from its next start"
     nics.plug(connect(b.host.uri), b.server_id, nic_spec(card))
     return f"{card.mac}, live"
@@ -107,7 +123,7 @@ def unplug_again(b: Blueprint) -> str:
 
 
 def _unplug(b: Blueprint) -> str:
-    live = _runs(b)
+    live = runs(b)
     if live:
         nics.unplug(connect(b.host.uri), b.server_id, b.cards.one.mac, UNPLUG_SECONDS)
     define_with_cards(b, b.cards.without_subject())
@@ -144,13 +160,13 @@ def plug_back(b: Blueprint) -> str:
 @step("unlease-nic")
 def unlease_nic(b: Blueprint) -> str:
     """Remove the card's DHCP entry and end its lease."""
-    return "done before" if b.committed else _forgotten(b, b.cards.one)
+    return "done before" if b.committed else forget(b, b.cards.one)
 
 
 @unlease_nic.undone_by
 def lease_again(b: Blueprint) -> str:
     """Have DHCP tell the card its address again."""
-    return _told(b, b.cards.one)
+    return tell(b, b.cards.one)
 
 
 @step("let-nic-go")
@@ -169,14 +185,18 @@ def clear_network(b: Blueprint) -> str:
     return "removed" if networks.clear(UUID(network_id)) else "it stays"
 
 
-@step("part-nics", on_host=True)
+@step("part-nics")
 def part_nics(b: Blueprint) -> str:
     """Forget the further cards of a server that is deleted, and networks that only they needed."""
-    for card in b.cards.all:
-        _forgotten(b, card)
     here = {str(card.network_id) for card in b.cards.all if card.network_id}
     cleared = here | set(b.step_data.get("networks", ()))
     journal.note(b.claim, "part-nics", networks=sorted(cleared))
     networks.part(b.claim)
-    gone = sum(networks.clear(UUID(network_id)) for network_id in sorted(cleared))
+    gone = 0
+    for network_id in sorted(cleared):
+        try:
+            gone += networks.clear(UUID(network_id))
+        except InnkeeperError:  # Terraform does not tell a host that is silent from others
+            if b.on_host:  # else the server needs no host; reconcile removes what is left there
+                raise
     return f"{len(b.cards.all)} forgotten, {gone} networks removed"

@@ -11,7 +11,7 @@ from prefect.context import TaskRunContext
 
 from innkeeper import substrate
 from innkeeper.errors import PermanentError
-from innkeeper.services import substrates
+from innkeeper.services import networks, substrates
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate
 from tasks.shown import only_shown
@@ -51,7 +51,12 @@ def _is_current(spec: HostSubstrate | NetworkSubstrate, applied: str | None) -> 
 
 @step("substrate")
 def ensure_substrate(b: Blueprint) -> str:
-    """Ensure pool, base image and project network on the host; skipped when unchanged."""
+    """Ensure pool, base image and project network on the host; skipped when unchanged.
+
+    A host that cannot keep the server's limit of bandwidth is found out first.
+    """
+    if b.limited:
+        networks.require_shaping(b.host.id)
     host, applied = host_of(b)
     done = []
     if not _is_current(host, applied):

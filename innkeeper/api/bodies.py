@@ -40,6 +40,7 @@ class QuotaRequest(Body):
     disk_gib: Amount = 1000
     snapshots: Amount = 50
     snapshot_gib: Amount = 500
+    isolated_networks: Amount = 10
 
 
 class QuotaChange(Body):
@@ -51,6 +52,7 @@ class QuotaChange(Body):
     disk_gib: Amount | None = None
     snapshots: Amount | None = None
     snapshot_gib: Amount | None = None
+    isolated_networks: Amount | None = None
 
 
 class ProjectRequest(Body):

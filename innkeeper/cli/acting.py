@@ -35,6 +35,27 @@ def act(
         )
 
 
+def act_on(
+    verb: str,
+    server: str,
+    body: Json,
+    idempotency_key: str | None,
+    project: str | None,
+    *,
+    wait: bool,
+    output: Format,
+) -> None:
+    """Ask for a verb about a thing of one server, and tell what became of it.
+
+    Raises:
+        CliFailure: the refusal, or the failure of the operation.
+    """
+    with connect() as client:
+        server_id = lookup.server(client, server, project)["id"]
+        operation = _request(client, verb, server_id, body, idempotency_key)
+        accepted.conclude(client, [operation], wait=wait, fmt=output)
+
+
 def _request(client: Client, verb: str, server_id: str, body: Json, key: str | None) -> Json:
     path, query = f"/servers/{server_id}", foresight.query()
     answer: Json = (

@@ -48,6 +48,12 @@ def create(
     static_address: Annotated[
         bool, typer.Option("--static-address", help="Write the address into the guest, no DHCP.")
     ] = False,
+    inbound: Annotated[
+        int | None, typer.Option(min=1, help="Most kilobytes a second to the guest.")
+    ] = None,
+    outbound: Annotated[
+        int | None, typer.Option(min=1, help="Most kilobytes a second from the guest.")
+    ] = None,
     root_password: Annotated[
         bool,
         typer.Option("--root-password", help="Make one; `innkeeper server password` shows it."),
@@ -71,7 +77,13 @@ def create(
         "root_password": root_password,
         "description": description,
     }
-    chosen = {"image": image, "plan": plan, "disk_gib": disk}
+    chosen = {
+        "image": image,
+        "plan": plan,
+        "disk_gib": disk,
+        "inbound_kb": inbound,
+        "outbound_kb": outbound,
+    }
     if user_data is not None:
         chosen["user_data"] = request.text_of(user_data, "user-data")
     body |= {key: value for key, value in chosen.items() if value is not None}

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from innkeeper.cli import accepted, foresight, lookup
+from innkeeper.cli import foresight, lookup
 from innkeeper.cli import output as out
+from innkeeper.cli.acting import act_on
 from innkeeper.cli.client import Client, Json, connect
 from innkeeper.cli.failures import Missing
 from innkeeper.cli.options import Limit, Output, Project, Repeatable, ServerName, Wait, Yes
@@ -72,7 +73,7 @@ def attach(
     }
     body: Json = {"name": name}
     body |= {key: value for key, value in options.items() if value is not None}
-    _act("attach-disk", server, body, idempotency_key, project, wait=wait, output=output)
+    act_on("attach-disk", server, body, idempotency_key, project, wait=wait, output=output)
 
 
 @app.command()
@@ -97,7 +98,7 @@ def detach(
     if delete:
         out.confirm(f"Delete {disk} and all that is on it?", yes=yes or foresight.dry_run())
     body: Json = {"disk": disk, "keep": not delete, "force": force}
-    _act("detach-disk", server, body, idempotency_key, project, wait=wait, output=output)
+    act_on("detach-disk", server, body, idempotency_key, project, wait=wait, output=output)
 
 
 @app.command()
@@ -118,7 +119,7 @@ def grow(
     """Give a server's data disk more room, and the file system on it, while it runs."""
     body: Json = {"disk": disk, "size_gib": size}
     body |= {"expand": "offline" if expand_offline else "online"}
-    _act("grow-disk", server, body, idempotency_key, project, wait=wait, output=output)
+    act_on("grow-disk", server, body, idempotency_key, project, wait=wait, output=output)
 
 
 @app.command("list")
@@ -197,22 +198,6 @@ def delete(
         foresight.show([plan], output, several=False)
     else:
         typer.echo(f"{disk} is deleted")
-
-
-def _act(
-    verb: str,
-    server: str,
-    body: Json,
-    idempotency_key: str | None,
-    project: str | None,
-    *,
-    wait: bool,
-    output: Format,
-) -> None:
-    with connect() as client:
-        path = f"/servers/{lookup.server(client, server, project)['id']}/actions/{verb}"
-        operation = client.post(path, body, idempotency_key=idempotency_key, **foresight.query())
-        accepted.conclude(client, [operation], wait=wait, fmt=output)
 
 
 def _found(client: Client, name_or_id: str, project: str | None) -> Json:

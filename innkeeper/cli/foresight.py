@@ -104,6 +104,7 @@ def _left(quota: QuotaRoom) -> str:
         (quota.disk_gib, "GiB"),
         (quota.snapshots, "snapshots"),
         (quota.snapshot_gib, "GiB of snapshots"),
+        (quota.isolated_networks, "isolated networks"),
     )
     limited = [f"{amount} {noun}" for amount, noun in amounts if amount is not None]
     return ", ".join(limited) or "no limit"

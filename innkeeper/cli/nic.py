@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from innkeeper.cli import accepted, foresight, lookup
+from innkeeper.cli import foresight, lookup
 from innkeeper.cli import output as out
+from innkeeper.cli.acting import act_on
 from innkeeper.cli.client import Json, connect
 from innkeeper.cli.options import Output, Project, Repeatable, ServerName, Wait
 from innkeeper.cli.output import Format
@@ -64,7 +65,7 @@ def attach(
     }
     body: Json = {"name": name, "network": "isolated" if isolated else network}
     body |= {key: value for key, value in options.items() if value is not None}
-    _act("attach-nic", server, body, idempotency_key, project, wait=wait, output=output)
+    act_on("attach-nic", server, body, idempotency_key, project, wait=wait, output=output)
 
 
 @app.command()
@@ -80,7 +81,7 @@ def detach(
 ) -> None:
     """Take a further network card from a server, while it runs; the primary one stays."""
     body: Json = {"nic": nic}
-    _act("detach-nic", server, body, idempotency_key, project, wait=wait, output=output)
+    act_on("detach-nic", server, body, idempotency_key, project, wait=wait, output=output)
 
 
 @app.command("list")
@@ -102,19 +103,3 @@ def list_nics(server: ServerName, project: Project = None, output: Output = Form
             for nic in lookup.parsed(ServerView, found).nics
         ],
     )
-
-
-def _act(
-    verb: str,
-    server: str,
-    body: Json,
-    idempotency_key: str | None,
-    project: str | None,
-    *,
-    wait: bool,
-    output: Format,
-) -> None:
-    with connect() as client:
-        path = f"/servers/{lookup.server(client, server, project)['id']}/actions/{verb}"
-        operation = client.post(path, body, idempotency_key=idempotency_key, **foresight.query())
-        accepted.conclude(client, [operation], wait=wait, fmt=output)

@@ -18,7 +18,10 @@ app.add_typer(quota, name="quota")
 
 ProjectName = Annotated[str, typer.Argument(metavar="NAME", help="Name or id of the project.")]
 QuotaLimit = Annotated[int | None, typer.Option(min=-1, help="-1: no limit.")]
-RESOURCES = ("servers", "vcpus", "memory_mib", "disk_gib", "snapshots", "snapshot_gib")
+RESOURCES = (
+    *("servers", "vcpus", "memory_mib", "disk_gib"),
+    *("snapshots", "snapshot_gib", "isolated_networks"),
+)
 
 
 @app.command("list")
@@ -46,10 +49,13 @@ def create(
     disk_gib: QuotaLimit = None,
     snapshots: QuotaLimit = None,
     snapshot_gib: QuotaLimit = None,
+    isolated_networks: QuotaLimit = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Create a project, with a quota of its own or the default one."""
-    limits = _limits(servers, vcpus, memory_mib, disk_gib, snapshots, snapshot_gib)
+    limits = _limits(
+        servers, vcpus, memory_mib, disk_gib, snapshots, snapshot_gib, isolated_networks
+    )
     with connect() as client:
         body: Json = {"name": name}
         if limits:
@@ -80,10 +86,13 @@ def set_quota(
     disk_gib: QuotaLimit = None,
     snapshots: QuotaLimit = None,
     snapshot_gib: QuotaLimit = None,
+    isolated_networks: QuotaLimit = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Change limits of a project; those that are not named stay."""
-    limits = _limits(servers, vcpus, memory_mib, disk_gib, snapshots, snapshot_gib)
+    limits = _limits(
+        servers, vcpus, memory_mib, disk_gib, snapshots, snapshot_gib, isolated_networks
+    )
     if not limits:
         raise UsageFailure("Nothing to set", "Name a limit, for example --servers 20.")
     with connect() as client:

@@ -55,6 +55,7 @@ class Quota(Base):
     disk_gib: Mapped[int] = mapped_column(default=1000)
     snapshots: Mapped[int] = mapped_column(default=50)
     snapshot_gib: Mapped[int] = mapped_column(default=500)
+    isolated_networks: Mapped[int] = mapped_column(default=10)
     project: Mapped[Project] = relationship(back_populates="quota", default=None)
 
 

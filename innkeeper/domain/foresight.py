@@ -15,6 +15,7 @@ from innkeeper.domain.specs import (
     RebootRequest,
     RebuildRequest,
     ResizeRequest,
+    ServerRequest,
     SnapshotRequest,
     SuspendRequest,
 )
@@ -50,11 +51,29 @@ def _beside(world: World, what: str) -> list[str]:
     return [f"Data disks are not part of the {what}: {names}."] if names else []
 
 
+def _parted(world: World) -> list[str]:
+    """Tell of the further cards of a server that comes to a host, and whom they part it from."""
+    if not world.cards:
+        return []
+    told = [f"Network cards that go along: {', '.join(card.name for card in world.cards)}."]
+    if world.host != world.home:
+        told += [
+            f"Card {card.name} {card.told}: an isolated network ends at its host, so over it the "
+            f"server does not reach {', '.join(card.neighbours)} on {world.home} any more."
+            for card in world.cards
+            if card.neighbours
+        ]
+    return told
+
+
 @_rule(Verb.CREATE)
-def _create(world: World, _body: BaseModel) -> Plan:
+def _create(world: World, body: BaseModel) -> Plan:
     size = world.shape
     told = f"{size.vcpus} vCPU, {size.memory_mib} MiB, {size.disk_gib} GiB of {world.image}"
-    return Plan((Change(Effect.LIVE, "server", None, f"{told} on {world.host}"),), NONE)
+    limited = isinstance(body, ServerRequest) and (body.inbound_kb or body.outbound_kb)
+    warnings = ("It fails, and nothing stays, if the host cannot limit bandwidth.",)
+    change = Change(Effect.LIVE, "server", None, f"{told} on {world.host}")
+    return Plan((change,), NONE, warnings if limited else ())
 
 
 @_rule(Verb.CLONE)
@@ -153,7 +172,9 @@ def _shelve(world: World, _body: BaseModel) -> Plan:
 @_rule(Verb.UNSHELVE)
 def _unshelve(world: World, _body: BaseModel) -> Plan:
     return Plan(
-        (*_status(world, Status.ACTIVE), Change(Effect.LIVE, "host", None, world.host)), NONE
+        (*_status(world, Status.ACTIVE), Change(Effect.LIVE, "host", None, world.host)),
+        NONE,
+        tuple(_parted(world)),
     )
 
 
@@ -168,6 +189,7 @@ def _migrate(world: World, body: BaseModel) -> Plan:
         warnings.append(f"Snapshots that go along: {', '.join(k.name for k in world.snapshots)}.")
     if world.disks:
         warnings.append(f"Data disks that go along: {', '.join(d.name for d in world.disks)}.")
+    warnings += _parted(world)
     if cycles and not asked.allow_power_cycle:
         warnings.append(
             "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or it is "

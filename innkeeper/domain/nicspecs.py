@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from innkeeper.domain.cards import BRIDGE, LONGEST_BRIDGE, own_mac
-from innkeeper.domain.specs import Chosen, Name
+from innkeeper.domain.specs import Chosen, Name, Rate
 
 Kind = Literal["project", "isolated", "bridge", "vlan"]
 
@@ -25,7 +25,6 @@ def _address(text: str) -> str:
 Label = Annotated[
     str, StringConstraints(pattern=r"^[a-z](?:[a-z0-9-]{0,30}[a-z0-9])?$", max_length=32)
 ]
-Rate = Annotated[int, Field(ge=1, le=10_000_000)]
 Ip = Annotated[str, StringConstraints(max_length=15), AfterValidator(_address)]
 
 

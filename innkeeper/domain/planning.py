@@ -76,7 +76,9 @@ _LAYERED = frozenset(
         *(Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT, Verb.MIGRATE),
     }
 )
-_ON_CARDS = frozenset({Verb.DELETE, Verb.ATTACH_NIC, Verb.DETACH_NIC})
+_ON_CARDS = frozenset(
+    {Verb.DELETE, Verb.ATTACH_NIC, Verb.DETACH_NIC, Verb.MIGRATE, Verb.SHELVE, Verb.UNSHELVE}
+)
 _ON_DISKS = frozenset({Verb.DELETE, Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK})
 
 

@@ -24,7 +24,14 @@ class SnapshotAmounts:
     snapshot_gib: int
 
 
-Countable = TypeVar("Countable", Amounts, SnapshotAmounts)
+@dataclass(frozen=True)
+class NetworkAmounts:
+    """What a project's further network cards are on; one of a name counts once on all hosts."""
+
+    isolated_networks: int
+
+
+Countable = TypeVar("Countable", Amounts, SnapshotAmounts, NetworkAmounts)
 
 _NOUNS = {
     "servers": "servers",
@@ -33,6 +40,12 @@ _NOUNS = {
     "disk_gib": "GiB of disk",
     "snapshots": "snapshots",
     "snapshot_gib": "GiB of snapshots",
+    "isolated_networks": "isolated networks",
+}
+_REMEDIES: dict[type, str] = {
+    Amounts: "Delete servers",
+    SnapshotAmounts: "Delete snapshots",
+    NetworkAmounts: "Detach network cards",
 }
 
 
@@ -51,6 +64,5 @@ def require_within(limit: Countable, used: Countable, asked: Countable) -> None:
     if broken:
         raise QuotaExceeded(
             f"The project's quota does not cover this: {'; '.join(broken)}. "
-            f"Delete {'servers' if isinstance(limit, Amounts) else 'snapshots'} or ask an operator "
-            "to raise the quota."
+            f"{_REMEDIES[type(limit)]} or ask an operator to raise the quota."
         )

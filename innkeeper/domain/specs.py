@@ -124,6 +124,9 @@ class RoleRequest(BaseModel):
     variables: dict[str, Any] = Field(default_factory=dict)
 
 
+Rate = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
 class ServerRequest(BaseModel):
     """A request for one server."""
 
@@ -158,6 +161,12 @@ class ServerRequest(BaseModel):
     )
     static_address: bool = Field(
         default=False, description="Write the address into the guest instead of asking DHCP"
+    )
+    inbound_kb: Rate | None = Field(
+        default=None, description="Most kilobytes a second to the guest, where the host can limit"
+    )
+    outbound_kb: Rate | None = Field(
+        default=None, description="Most kilobytes a second from the guest, where the host can limit"
     )
     root_password: bool = Field(
         default=False, description="Make a root password for the console; it is shown once"
@@ -385,6 +394,12 @@ class CloneRequest(BaseModel):
         ]
         | None
     ) = Field(default=None, description="cloud-config or a script for the clone's first boot")
+    inbound_kb: Rate | None = Field(
+        default=None, description="Most kilobytes a second to the guest, where the host can limit"
+    )
+    outbound_kb: Rate | None = Field(
+        default=None, description="Most kilobytes a second from the guest, where the host can limit"
+    )
     root_password: bool = Field(
         default=False, description="Make a root password for the console; it is shown once"
     )

@@ -42,12 +42,14 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "remove-forward",
         "remove-lease",
         "undefine",
+        "clear-networks",
         "remove-seed",
         "remove-volume",
         "prove-gone",
     ),
     Verb.UNSHELVE: (
         "substrate",
+        "make-networks",
         "unshelve-disk",
         "seed",
         "domain",
@@ -62,6 +64,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
     # At the new host first, then the switch, then what is left at the old one.
     Verb.MIGRATE: (
         "substrate",
+        "make-networks",
         "seed",
         "carry-snapshots",
         "stand-by",
@@ -75,6 +78,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "remove-forward",
         "remove-lease",
         "undefine",
+        "clear-networks",
         "remove-seed",
         "remove-data-disks",
         "remove-snapshots",
@@ -151,7 +155,8 @@ def is_about_source(verb: Verb, step: str) -> bool:
 
 _AT_NEW_HOST = frozenset(
     {
-        *("substrate", "seed", "carry-snapshots", "carry-disk", "carry-data-disks"),
+        *("substrate", "make-networks", "seed"),
+        *("carry-snapshots", "carry-disk", "carry-data-disks"),
         *("domain", "lease", "forward", "answer-there"),
     }
 )

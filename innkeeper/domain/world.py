@@ -29,10 +29,14 @@ class DataDisk:
 
 @dataclass(frozen=True)
 class Card:
-    """A further network card: what it is plugged into, and its address there."""
+    """A further network card: what it is plugged into, and its address there.
+
+    `neighbours` are the servers of its host that it meets on an isolated network.
+    """
 
     name: str
     told: str
+    neighbours: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,8 @@ def elsewhere(document: str, renamed: Mapping[str, str], networks: Mapping[str, 
         if source is not None:
             source.set("file", renamed.get(str(source.get("file")), str(source.get("file"))))
             source.attrib.pop("index", None)
-    for source in root.iterfind("devices/interface/source"):
+    # A bridge has one name on both hosts; libvirt looks whether it is there.
+    for source in root.iterfind("devices/interface[@type='network']/source"):
         name = str(source.get("network"))
         source.attrib.clear()  # port and bridge are the old host's
         source.set("network", networks.get(name, name))

@@ -167,7 +167,8 @@ def _create(
             size_gib=demand.disk_gib,
         )
     )
-    reservations.connect(session, server, host)
+    limits = (request.inbound_kb, request.outbound_kb)
+    reservations.connect(session, server, host, limits=limits)
     operation = Operation(
         project_id=project_id,
         server_id=server.id,

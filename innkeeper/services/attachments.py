@@ -30,6 +30,7 @@ from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.specs import RevertRequest, SnapshotRequest, SuspendRequest
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound
 from innkeeper.services import layering, reservations
+from innkeeper.services.devices import Devices
 
 _USUAL: dict[str, Any] = {
     "format": "qcow2",
@@ -73,36 +74,10 @@ class DataDiskBlueprint:
         return self.size_gib << 30
 
 
-@dataclass(frozen=True)
-class DataDisks:
-    """All data disks of a server, in the order of their names there; and the operation's own."""
+class DataDisks(Devices[DataDiskBlueprint]):
+    """The data disks of a server, in the order of their names there; and the operation's own."""
 
-    all: tuple[DataDiskBlueprint, ...] = ()
-    subject: DataDiskBlueprint | None = None
-
-    @property
-    def attached(self) -> tuple[DataDiskBlueprint, ...]:
-        """What its domain is defined with."""
-        return tuple(disk for disk in self.all if disk.phase == "attached")
-
-    @property
-    def one(self) -> DataDiskBlueprint:
-        """The disk that the operation is about.
-
-        Raises:
-            NotFound: it is gone.
-        """
-        if self.subject is None:
-            raise NotFound("The disk is gone.")
-        return self.subject
-
-    def with_subject(self) -> tuple[DataDiskBlueprint, ...]:
-        """Return what is attached and the operation's disk, in the order of their names."""
-        return tuple(sorted({*self.attached, self.one}, key=lambda disk: disk.target))
-
-    def without_subject(self) -> tuple[DataDiskBlueprint, ...]:
-        """Return what is attached but the operation's disk."""
-        return tuple(disk for disk in self.attached if disk.id != self.one.id)
+    noun = "disk"
 
 
 def load(session: Session, operation: Operation, server_id: UUID) -> DataDisks:

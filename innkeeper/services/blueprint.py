@@ -130,10 +130,12 @@ class Blueprint:
     step_data: dict[str, Any] = field(default_factory=dict)
     step_was_done: bool = False
     resize: Resize | None = None
-    elsewhere: tuple[HostBlueprint, NetworkBlueprint] | None = None
+    elsewhere: tuple[HostBlueprint, NetworkBlueprint, Cards] | None = None
     shelf: ShelfBlueprint | None = None
     born_of: str = ""
     on_host: bool = True
+    inbound_kb: int | None = None
+    outbound_kb: int | None = None
     cpu: dict[str, Any] = field(default_factory=dict)
     data: DataDisks = field(default_factory=DataDisks)
     cards: Cards = field(default_factory=Cards)
@@ -152,6 +154,11 @@ class Blueprint:
             attempt=self.attempt,
             actor=self.actor,
         )
+
+    @property
+    def limited(self) -> bool:
+        """Tell whether the bandwidth of its primary card is bounded."""
+        return self.inbound_kb is not None or self.outbound_kb is not None
 
     @property
     def domain_name(self) -> str:
@@ -237,8 +244,9 @@ class Blueprint:
         """
         if self.elsewhere is None:
             raise NotFound("No migration is at work.")
-        host, network = self.elsewhere
-        return replace(self, host=host, network=network, elsewhere=(self.host, self.network))
+        host, network, cards = self.elsewhere
+        here = self.host, self.network, self.cards
+        return replace(self, host=host, network=network, cards=cards, elsewhere=here)
 
     @property
     def resized(self) -> "Blueprint":

@@ -6,7 +6,6 @@ address that it holds. The row of an isolated network comes with its first card.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,19 +15,16 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import Address, Host, Network, Nic, Operation, Server
-from innkeeper.domain import addressing, cards, naming
+from innkeeper.domain import cards, naming
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
 from innkeeper.domain.specs import RevertRequest, SnapshotRequest
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
-from innkeeper.services import layering, reservations
+from innkeeper.services import binding, layering, reservations
 from innkeeper.services.attachments import stands
+from innkeeper.services.binding import further
+from innkeeper.services.devices import Devices
 from innkeeper.services.views import NicView
-from innkeeper.settings import settings
-
-ISOLATED = "isolated"
-_LEAVING = frozenset({Verb.SHELVE, Verb.MIGRATE})
-"""Verbs that take a server off its host, where what its cards are plugged into would stay."""
 
 
 @dataclass(frozen=True)
@@ -59,76 +55,47 @@ class CardBlueprint:
         return cards.slot(self.position)
 
 
-@dataclass(frozen=True)
-class Cards:
+class Cards(Devices[CardBlueprint]):
     """The further cards of a server, in their order; and the operation's own."""
 
-    all: tuple[CardBlueprint, ...] = ()
-    subject: CardBlueprint | None = None
-
-    @property
-    def attached(self) -> tuple[CardBlueprint, ...]:
-        """What its domain is defined with."""
-        return tuple(card for card in self.all if card.phase == "attached")
-
-    @property
-    def one(self) -> CardBlueprint:
-        """The card that the operation is about.
-
-        Raises:
-            NotFound: it is gone.
-        """
-        if self.subject is None:
-            raise NotFound("The network card is gone.")
-        return self.subject
-
-    def with_subject(self) -> tuple[CardBlueprint, ...]:
-        """Return what is attached and the operation's card, in their order."""
-        return (*self._others(before=True), self.one, *self._others(before=False))
-
-    def without_subject(self) -> tuple[CardBlueprint, ...]:
-        """Return what is attached but the operation's card."""
-        return tuple(card for card in self.attached if card.id != self.one.id)
-
-    def _others(self, *, before: bool) -> tuple[CardBlueprint, ...]:
-        own = self.one.position
-        return tuple(c for c in self.without_subject() if (c.position < own) is before)
+    noun = "network card"
 
 
-def load(session: Session, operation: Operation, server_id: UUID) -> Cards:
-    """Return the further cards that a step of an operation sees of a server."""
+def load(session: Session, operation: Operation, server_id: UUID, host_id: UUID) -> Cards:
+    """Return the further cards that a step of an operation sees of a server on a host.
+
+    On the other host of a migration they are on the networks there.
+    """
     rows = session.execute(
-        select(Nic, Network.name, Address.ip)
+        select(Nic, Network, Address.ip)
         .outerjoin(Network, Network.id == Nic.network_id)
         .outerjoin(Address, Address.nic_id == Nic.id)
         .where(Nic.server_id == server_id, Nic.position > 0)
         .order_by(Nic.position)
     ).tuples()
-    found = tuple(
-        CardBlueprint(
-            nic.id,
-            nic.name,
-            nic.position,
-            nic.phase,
-            nic.mac,
-            nic.bridge,
-            nic.static,
-            nic.network_id,
-            network,
-            ip,
-            nic.inbound_kb,
-            nic.outbound_kb,
-        )
-        for nic, network, ip in rows
-    )
+    found = tuple(_card(session, nic, network, ip, host_id) for nic, network, ip in rows)
     wanted = operation.request.get("nic_id")
     return Cards(found, next((card for card in found if str(card.id) == wanted), None))
 
 
-def further(session: Session, server: Server) -> list[Nic]:
-    """Return the further cards of a server, in their order."""
-    of_server = select(Nic).where(Nic.server_id == server.id, Nic.position > 0)
-    return list(session.scalars(of_server.order_by(Nic.position)))
+def _card(
+    session: Session, nic: Nic, network: Network | None, ip: str | None, host_id: UUID
+) -> CardBlueprint:
+    there = binding.on_host(session, network, host_id) if network else None
+    return CardBlueprint(
+        nic.id,
+        nic.name,
+        nic.position,
+        nic.phase,
+        nic.mac,
+        nic.bridge,
+        nic.static,
+        there.id if there else None,  # None: it was removed there already
+        there.name if there else None,
+        ip,
+        nic.inbound_kb,
+        nic.outbound_kb,
+    )
 
 
 def views(session: Session, ids: Iterable[UUID]) -> dict[UUID, list[NicView]]:
@@ -203,9 +170,9 @@ def _attach(session: Session, server: Server, body: AttachNicRequest) -> dict[st
     host = session.get_one(Host, server.host_id)
     static: dict[str, Any] = {}
     if body.wire:
-        _require_allowed(host, body.wire)
+        binding.require_allowed(host, body.wire)
         static = body.model_dump(include={"address", "gateway", "dns"}, exclude_none=True)
-        _require_unused(session, host, body.wire, body.address)
+        binding.require_unused(session, host, body.wire, body.address)
     network = None if body.wire else _network(session, server, host, body)
     nic = Nic(
         id=uuid4(),
@@ -230,57 +197,11 @@ def _attach(session: Session, server: Server, body: AttachNicRequest) -> dict[st
     return {"nic_id": str(nic.id), "network_id": str(network.id) if network else None}
 
 
-def _require_allowed(host: Host, wire: str) -> None:
-    if wire in host.bridges:
-        return
-    allowed = ", ".join(host.bridges) or "none"
-    raise InvalidRequest(
-        f"Host {host.name} does not allow network cards on bridge {wire} (allowed: {allowed}): "
-        f"its operator can (`innkeeper host bridges {host.name} {wire}`)."
-    )
-
-
-def _require_unused(session: Session, host: Host, wire: str, address: str | None) -> None:
-    """See that no other card of ours on that bridge was given the same address."""
-    if address is None:
-        return
-    beside = select(Nic.static).join(Server, Server.id == Nic.server_id)
-    rows = session.scalars(beside.where(Nic.bridge == wire, Server.host_id == host.id))
-    taken = {IPv4Interface(row["address"]).ip for row in rows if row.get("address")}
-    if IPv4Interface(address).ip in taken:
-        raise Conflict(f"{address} is taken on bridge {wire} of {host.name}: ask for another one.")
-
-
 def _network(session: Session, server: Server, host: Host, body: AttachNicRequest) -> Network:
     """Return the network that a card is to be on, an isolated one made if it is new."""
     if body.isolated is None:
         return reservations.network_on(session, server, host.id)
-    label = body.isolated
-    found = session.scalar(
-        select(Network)
-        .where(
-            Network.project_id == server.project_id,
-            Network.host_id == host.id,
-            Network.kind == ISOLATED,
-            Network.label == label,
-        )
-        .with_for_update()  # so that nobody forgets it meanwhile
-    )
-    if found is not None:
-        return found
-    taken = session.scalars(select(Network.cidr)).all()
-    network = Network(
-        project_id=server.project_id,
-        host_id=host.id,
-        name=naming.isolated_name(server.project_id, label),
-        bridge=naming.bridge_name(server.project_id, host.id, label),
-        cidr=addressing.free_network(settings().guest_networks, taken),
-        kind=ISOLATED,
-        label=label,
-    )
-    session.add(network)
-    session.flush()
-    return network
+    return binding.isolated(session, server, host, body.isolated)
 
 
 def _mac(session: Session, server: Server, wanted: str | None) -> str:
@@ -302,7 +223,7 @@ def _address(session: Session, network: Network, nic: Nic, wanted: str | None) -
 
 
 def _refuse(session: Session, server: Server, body: BaseModel, verb: Verb) -> None:
-    """Refuse what would tear a server from its networks, or a memory that knows other cards.
+    """Refuse a memory that knows other cards.
 
     Raises:
         Conflict: it names them.
@@ -310,17 +231,13 @@ def _refuse(session: Session, server: Server, body: BaseModel, verb: Verb) -> No
     memory = isinstance(body, SnapshotRequest) and body.memory
     if isinstance(body, RevertRequest):
         memory = layering.find(session, server, body.snapshot).memory
-    if verb not in _LEAVING and not memory:
-        return
-    names = [row.name for row in further(session, server)]
-    if not names:
-        return
-    why = "a memory fits only the cards it knows" if memory else "their networks stay on its host"
-    raise Conflict(
-        f"'{server.name}' has further network cards ({', '.join(names)}) and cannot {verb} "
-        f"{'with its memory' if memory else 'with them'}: {why}. Detach them first "
-        "(`innkeeper nic detach`)."
-    )
+    names = [row.name for row in further(session, server)] if memory else []
+    if names:
+        raise Conflict(
+            f"'{server.name}' has further network cards ({', '.join(names)}) and cannot {verb} "
+            "with its memory: a memory fits only the cards it knows. Detach them first "
+            "(`innkeeper nic detach`)."
+        )
 
 
 def settle(session: Session, operation: Operation) -> None:
@@ -335,8 +252,8 @@ def settle(session: Session, operation: Operation) -> None:
     if nic.network_id:  # who attaches another card to it has its turn before this, or after
         session.get(Network, nic.network_id, with_for_update=True)
     network = forget(session, nic)
-    if network and not stands(session, operation, "make-network"):
-        drop_unused(session, network)
+    if network:
+        binding.drop_unused(session, network)
 
 
 def forget(session: Session, nic: Nic) -> Network | None:
@@ -346,14 +263,3 @@ def forget(session: Session, nic: Nic) -> Network | None:
     session.delete(nic)
     session.flush()
     return network
-
-
-def drop_unused(session: Session, network: Network) -> bool:
-    """Delete the row of an isolated network that is not on its host, unless a card needs it."""
-    if network.kind != ISOLATED or network.substrate_fingerprint is not None:
-        return False
-    if session.scalar(select(Nic.id).where(Nic.network_id == network.id).limit(1)):
-        return False
-    session.delete(network)
-    session.flush()
-    return True

@@ -6,7 +6,7 @@ from innkeeper.db.models import DataDisk, Host, Project
 from innkeeper.domain import foresight as rules
 from innkeeper.domain import planning
 from innkeeper.domain.planning import DELETE_DISK
-from innkeeper.services import layering, reservations
+from innkeeper.services import binding, layering, reservations
 from innkeeper.services.planning import ACT, Foreseen, Foresight, quota_room
 from innkeeper.services.views import ChangePlan, ChangeView, HostRoom
 
@@ -57,6 +57,7 @@ def tell(session: Session, disk: DataDisk, foresight: Foresight) -> None:
                 quota,
                 used,
                 layering.held(session, disk.project_id),
+                binding.held(session, disk.project_id),
                 back=(0, 0, 0, disk.size_gib),
             ),
             warnings=list(plan.warnings),

@@ -38,6 +38,7 @@ from innkeeper.services.blueprint import (
     SnapshotBlueprint,
     VirtType,
 )
+from innkeeper.services.cards import Cards
 
 _ON_SNAPSHOTS = {
     Verb.SNAPSHOT,
@@ -72,13 +73,18 @@ def _network(row: Network) -> NetworkBlueprint:
 
 def _elsewhere(
     session: Session, operation: Operation, server: Server, here: UUID
-) -> tuple[HostBlueprint, NetworkBlueprint] | None:
-    """Return the other host of a migration, and the server's network there."""
+) -> tuple[HostBlueprint, NetworkBlueprint, Cards] | None:
+    """Return the other host of a migration, the server's network there, and its further cards."""
     sides = {UUID(side) for side in operation.request.get("sides", ())} - {here}
     if not sides:
         return None
     other = session.get_one(Host, sides.pop())
-    return _host(other), _network(reservations.network_on(session, server, other.id))
+    network = reservations.network_on(session, server, other.id)
+    return (
+        _host(other),
+        _network(network),
+        cards.load(session, operation, server.id, other.id),
+    )
 
 
 def side_of(operation: Operation, step: str) -> UUID | None:
@@ -208,6 +214,8 @@ def load(
         image=_image(image),
         disk_image=_image(disk_image or image),
         mac=nic.mac,
+        inbound_kb=nic.inbound_kb,
+        outbound_kb=nic.outbound_kb,
         ip=address.ip,
         ssh_port=forward.port,
         root_volume=disk.volume,
@@ -233,5 +241,5 @@ def load(
         born_of=_born_of(session, operation, disk.volume),
         on_host=_on_host(session, server),
         data=attachments.load(session, operation, server.id),
-        cards=cards.load(session, operation, server.id),
+        cards=cards.load(session, operation, server.id, host.id),
     )

@@ -22,6 +22,7 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import BIRTHS, Phase, Status, Verb
 from innkeeper.domain.naming import probe_id, seed_of
 from innkeeper.domain.steps import ArtifactKind
+from innkeeper.services.binding import ISOLATED, in_use
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Known:
 class Expectation:
     """What the database expects of one host.
 
-    `cards` are the MACs of all cards of those servers that have more than one; `unused` the
-    isolated networks without a card.
+    `cards` are the MACs of each server's cards; `unused` the isolated networks that are there, or
+    may be, though no card needs them there.
     """
 
     host: Host
@@ -100,12 +101,17 @@ def expectation(host_id: UUID) -> Expectation:
                 Server.operation_id.is_not(None),
             )
         ).tuples()
+        arriving = session.execute(  # or leaving
+            select(Nic.mac, Nic.server_id)
+            .join(Server, Server.id == Nic.server_id)
+            .where(Server.other_host_id == host_id)
+        ).tuples()
         return Expectation(
             host,
             frozenset(session.scalars(select(Project.id))),
             _servers(session, host_id),
             dict(networks.all()),
-            dict(macs.all()) | {mac: owner for mac, owner in leases if owner},
+            dict([*macs, *arriving]) | {mac: owner for mac, owner in leases if owner},
             tuple(rows),
             tuple(session.scalars(select(DataDisk).where(DataDisk.host_id == host_id))),
             _cards(session, host_id),
@@ -115,11 +121,10 @@ def expectation(host_id: UUID) -> Expectation:
 
 
 def _cards(session: Session, host_id: UUID) -> dict[UUID, set[str]]:
-    further = select(Nic.server_id).where(Nic.position > 0)
     rows = session.execute(
         select(Nic.server_id, Nic.mac)
         .join(Server, Server.id == Nic.server_id)
-        .where(Server.host_id == host_id, Nic.server_id.in_(further))
+        .where(Server.host_id == host_id)
     ).tuples()
     found: dict[UUID, set[str]] = {}
     for server_id, mac in rows:
@@ -130,7 +135,10 @@ def _cards(session: Session, host_id: UUID) -> dict[UUID, set[str]]:
 def _unused(session: Session, host_id: UUID) -> dict[str, UUID]:
     used = select(Nic.network_id).where(Nic.network_id.is_not(None))
     rows = select(Network.name, Network.id).where(
-        Network.host_id == host_id, Network.kind != "project", Network.id.not_in(used)
+        Network.host_id == host_id,
+        Network.kind == ISOLATED,
+        ~in_use(),
+        or_(Network.substrate_fingerprint.is_not(None), Network.id.not_in(used)),
     )
     return dict(session.execute(rows).tuples().all())
 

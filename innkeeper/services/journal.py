@@ -35,6 +35,7 @@ from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
 from innkeeper.services import (
     attachments,
+    binding,
     cards,
     drafting,
     events,
@@ -389,6 +390,7 @@ def _end(session: Session, operation: Operation, server: Server, phase: Phase) -
     operation.secret_request = None
     server.operation_id, server.updated_at = None, now()
     reservations.settle(session, server)
+    binding.settle(session, operation, server)
     if server.status == Status.SHELVED:  # its address and port stay its own, closed
         server.placed = False
         of_server = update(PortForward).where(PortForward.server_id == server.id)

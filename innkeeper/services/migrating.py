@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from pydantic import BaseModel
 from sqlalchemy import delete, func, select
@@ -15,7 +16,15 @@ from innkeeper.domain.placement import Capacity, Demand, Verdict, place, require
 from innkeeper.domain.specs import MigrateRequest
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
-from innkeeper.services import attachments, events, journal, reservations, resizing, shelving
+from innkeeper.services import (
+    attachments,
+    binding,
+    events,
+    journal,
+    reservations,
+    resizing,
+    shelving,
+)
 from innkeeper.services.resizing import PowerCycleNeeded
 
 HERE = "the server is there already"
@@ -62,6 +71,7 @@ def prepare(
             f"({server.maintenance_window or 'it has none'}), or look at the plan (--dry-run)."
         )
     reservations.reserve_beside(session, server, new)
+    binding.reserve_beside(session, server, new.id)
     return {
         "verdict": verdict.as_dict(),
         "sides": [str(old.id), str(new.id)],
@@ -87,6 +97,7 @@ def switch_host(held: Claim) -> None:
             for host_id in (server.host_id, server.other_host_id)
         ]
         reservations.change_sides(session, server)
+        binding.move(session, server, UUID(operation.request["sides"][1]))
         _take_disks(session, server, operation)
         operation.request = operation.request | {journal.COMMITTED: True}
         events.record(

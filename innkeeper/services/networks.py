@@ -1,9 +1,8 @@
 """Networks that cards are plugged into: made, removed when nobody needs them; and cards' ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper import substrate
@@ -15,9 +14,11 @@ from innkeeper.host import shaping
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import network as adapter
 from innkeeper.hypervisor.connection import connect
-from innkeeper.services import cards, edges, events, journal, substrates
+from innkeeper.services import binding, cards, edges, events, journal, substrates
 
 Told = Callable[[str], None]
+PERHAPS = ""
+"""The fingerprint of a network that may be on its host; None: it is not there for certain."""
 
 
 class BridgeMissing(PermanentError):
@@ -51,7 +52,7 @@ def require_bridge(host_id: UUID, bridge: str) -> None:
     if found.returncode != 0:
         raise BridgeMissing(
             f"Host {host.name} has no bridge {bridge}, though it is allowed there: its operator "
-            "has to make it (a VLAN's is called BRIDGE.TAG), then attach the card again."
+            "has to make it (a VLAN's is called BRIDGE.TAG), then try again."
         )
 
 
@@ -71,8 +72,8 @@ def require_shaping(host_id: UUID) -> None:
     if found is not None:
         raise ShapingUnsupported(
             f"Host {host.name} cannot limit bandwidth ({found}), and a server with a limit would "
-            "not start there: attach the card without one, or have its operator load the kernel "
-            "modules sch_htb, sch_sfq, sch_ingress, cls_fw, cls_u32 and act_police."
+            "not start there: go without one, or have its operator load the kernel modules "
+            "sch_htb, sch_sfq, sch_ingress, cls_fw, cls_u32 and act_police."
         )
     with transaction() as session:
         session.get_one(Host, host_id).limits_bandwidth = True
@@ -88,6 +89,7 @@ def ensure(network_id: UUID, on_plan: Told) -> bool:
         with transaction() as session:
             row = session.get_one(Network, network_id)
             spec = substrates.spec_of(session.get_one(Host, row.host_id), row)
+            row.substrate_fingerprint = row.substrate_fingerprint or PERHAPS
         wanted = substrate.fingerprint(spec)
         there = row.substrate_fingerprint == wanted and substrate.is_present(spec)
         if not there:
@@ -97,10 +99,11 @@ def ensure(network_id: UUID, on_plan: Told) -> bool:
     return not there
 
 
-def clear(network_id: UUID, *, but: UUID | None = None) -> bool:
-    """Remove an isolated network that no card but this one needs; tell whether it is gone.
+def clear(network_id: UUID, *, but: Collection[UUID] = ()) -> bool:
+    """Remove an isolated network that no card but these needs; tell whether it is gone.
 
-    Who comes meanwhile finds the row, waits for the lock, and makes the network again.
+    Who comes meanwhile finds the row, waits for the lock, and makes the network again. The row
+    stays while a shelved server has an address there. A host that has nothing of it is not asked.
 
     Raises:
         TransientError, PermanentError: as `substrate.remove`; nothing was forgotten.
@@ -108,27 +111,22 @@ def clear(network_id: UUID, *, but: UUID | None = None) -> bool:
     with exclusive(f"network:{network_id}"):
         with transaction() as session:
             row = session.get(Network, network_id, with_for_update=True)
-            if row is None or row.kind != cards.ISOLATED or _needed(session, row, but):
+            if row is None or row.kind != binding.ISOLATED or binding.needed(session, row, but):
                 return row is None
-            row.substrate_fingerprint = None
             spec = substrates.spec_of(session.get_one(Host, row.host_id), row)
-        if spec.simulated:
+            there = row.substrate_fingerprint is not None
+        if there and spec.simulated:
             adapter.remove_network(connect(spec.uri), spec.name)
-        else:
+        elif there:
             substrate.remove(spec)
         with transaction() as session:
             row = session.get(Network, network_id, with_for_update=True)
             if row is not None:
-                cards.drop_unused(session, row)
-    edges.load(spec.host_id)
+                row.substrate_fingerprint = None
+                binding.drop_unused(session, row, but)
+    if there:
+        edges.load(spec.host_id)
     return True
-
-
-def _needed(session: Session, row: Network, but: UUID | None) -> bool:
-    others = select(Nic.id).where(Nic.network_id == row.id)
-    if but is not None:
-        others = others.where(Nic.id != but)
-    return session.scalar(others.limit(1)) is not None
 
 
 def adopt(held: Claim, *, attached: bool = True) -> None:
@@ -169,7 +167,7 @@ def part(held: Claim) -> None:
     """
     with transaction() as session:
         operation = journal.hold(session, held)
-        for row in cards.further(session, session.get_one(Server, operation.server_id)):
+        for row in binding.further(session, session.get_one(Server, operation.server_id)):
             cards.forget(session, row)
 
 

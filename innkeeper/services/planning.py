@@ -18,11 +18,11 @@ from innkeeper.domain import planning
 from innkeeper.domain.diskspecs import DetachDiskRequest
 from innkeeper.domain.foresight import foresee
 from innkeeper.domain.lifecycle import BIRTHS, Status, Verb
-from innkeeper.domain.quotas import Amounts, SnapshotAmounts
+from innkeeper.domain.quotas import Amounts, NetworkAmounts, SnapshotAmounts
 from innkeeper.domain.specs import CloneRequest
 from innkeeper.domain.steps import STEPS
 from innkeeper.domain.world import Card, DataDisk, Kept, World
-from innkeeper.services import attachments, cards, layering, reservations, resizing
+from innkeeper.services import attachments, binding, cards, layering, reservations, resizing
 from innkeeper.services.views import ChangePlan, ChangeView, HostRoom, NicView, QuotaRoom
 
 
@@ -116,7 +116,8 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
     one = attachments.named(session, server, body)
     nic = cards.named(session, server, body)
     told = cards.views(session, [server.id]).get(server.id, [])[1:]
-    further = tuple(Card(view.name, _told(view)) for view in told)
+    beside = binding.neighbours(session, server)
+    further = tuple(Card(view.name, _told(view), beside.get(view.name, ())) for view in told)
     return World(
         server.name,
         Status(server.status),
@@ -182,6 +183,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
                 session.get_one(Project, server.project_id).quota,
                 reservations.reserved_by_project(session, server.project_id),
                 kept,
+                binding.held(session, server.project_id, _unplugged(session, server, seen)),
                 back=back,
             ),
             warnings=[*plan.warnings, *_margins(session, server, verb)],
@@ -253,7 +255,12 @@ def _host(
 
 
 def quota_room(
-    limits: Quota, used: Amounts, held: SnapshotAmounts, *, back: tuple[int, int, int, int]
+    limits: Quota,
+    used: Amounts,
+    held: SnapshotAmounts,
+    networks: NetworkAmounts,
+    *,
+    back: tuple[int, int, int, int],
 ) -> QuotaRoom:
     """Return what a quota leaves when servers, vCPUs, memory and disk have been given back."""
 
@@ -267,7 +274,16 @@ def quota_room(
         disk_gib=left(limits.disk_gib, used.disk_gib - back[3]),
         snapshots=left(limits.snapshots, held.snapshots),
         snapshot_gib=left(limits.snapshot_gib, held.snapshot_gib),
+        isolated_networks=left(limits.isolated_networks, networks.isolated_networks),
     )
+
+
+def _unplugged(session: Session, server: Server, seen: Prospect) -> list[UUID]:
+    """Return the network cards that go with the verb."""
+    if seen.verb is Verb.DELETE:
+        return [nic.id for nic in binding.further(session, server)]
+    nic = cards.named(session, server, seen.body)
+    return [nic.id] if nic else []
 
 
 def _snapshots_after(

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from innkeeper.db.models import Project, Quota
 from innkeeper.db.session import transaction
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import events
+from innkeeper.services import binding, events
 from innkeeper.services.layering import held
 from innkeeper.services.reservations import reserved_by_project
 from innkeeper.services.views import ProjectView, QuotaView
@@ -25,6 +25,7 @@ def create(
     disk_gib: int = 1000,
     snapshots: int = 50,
     snapshot_gib: int = 500,
+    isolated_networks: int = 10,
     actor: str = "system",
 ) -> ProjectView:
     """Create a project with its quota (-1: no limit).
@@ -39,6 +40,7 @@ def create(
         "disk_gib": disk_gib,
         "snapshots": snapshots,
         "snapshot_gib": snapshot_gib,
+        "isolated_networks": isolated_networks,
     }
     try:
         with transaction() as session:
@@ -87,6 +89,7 @@ def set_quota(
     disk_gib: int | None = None,
     snapshots: int | None = None,
     snapshot_gib: int | None = None,
+    isolated_networks: int | None = None,
     actor: str = "system",
 ) -> QuotaView:
     """Change the limits that are given; servers beyond a lowered limit stay."""
@@ -97,6 +100,7 @@ def set_quota(
         "disk_gib": disk_gib,
         "snapshots": snapshots,
         "snapshot_gib": snapshot_gib,
+        "isolated_networks": isolated_networks,
     }
     changes = {name: value for name, value in asked.items() if value is not None}
     with transaction() as session:
@@ -142,10 +146,12 @@ def _quota_view(session: Session, project_id: UUID) -> QuotaView:
         disk_gib=limits.disk_gib,
         snapshots=limits.snapshots,
         snapshot_gib=limits.snapshot_gib,
+        isolated_networks=limits.isolated_networks,
         used_servers=used.servers,
         used_vcpus=used.vcpus,
         used_memory_mib=used.memory_mib,
         used_disk_gib=used.disk_gib,
         used_snapshots=kept.snapshots,
         used_snapshot_gib=kept.snapshot_gib,
+        used_isolated_networks=binding.held(session, project_id).isolated_networks,
     )

@@ -281,10 +281,18 @@ def move(session: Session, server: Server, host: Host) -> None:
     session.flush()
 
 
-def connect(session: Session, server: Server, host: Host, *, beside: Server | None = None) -> None:
+def connect(
+    session: Session,
+    server: Server,
+    host: Host,
+    *,
+    beside: Server | None = None,
+    limits: tuple[int | None, int | None] = (None, None),
+) -> None:
     """Allocate NIC, address and forward of a server; the caller holds the hosts' locks.
 
-    It gets the network of the server that it is made `beside`, which is there for certain.
+    It gets the network, and the limits, of the server that it is made `beside`: those are there for
+    certain. Else the `limits` are the kilobytes a second, inbound and outbound, at most.
 
     Raises:
         AddressesExhausted, ForwardPortsExhausted: nothing is free.
@@ -293,15 +301,22 @@ def connect(session: Session, server: Server, host: Host, *, beside: Server | No
         network = _network(session, server.project_id, host.id)
     else:
         primary = Nic.position == 0
-        theirs = select(Nic.network_id).where(Nic.server_id == beside.id, primary)
-        network = session.get_one(Network, session.scalars(theirs).one())
+        theirs = session.scalars(select(Nic).where(Nic.server_id == beside.id, primary)).one()
+        network = session.get_one(Network, theirs.network_id)
+        limits = theirs.inbound_kb, theirs.outbound_kb
     # Addresses and MACs are unique in a CIDR, wherever its servers are: so they can move.
     same = select(Network.id).where(Network.cidr == network.cidr)
     near = or_(Nic.network_id.in_(same), Nic.position > 0)
     macs = set(session.scalars(select(Nic.mac).where(near)))
     derived = (naming.mac_address(server.id, index) for index in range(256))
     mac = next(mac for mac in derived if mac not in macs)  # 24 bits do collide, once in a while
-    nic = Nic(server_id=server.id, network_id=network.id, mac=mac)
+    nic = Nic(
+        server_id=server.id,
+        network_id=network.id,
+        mac=mac,
+        inbound_kb=limits[0],
+        outbound_kb=limits[1],
+    )
     session.add(nic)
     session.flush()
     taken = session.scalars(select(Address.ip).where(Address.network_id.in_(same))).all()

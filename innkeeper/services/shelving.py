@@ -13,7 +13,7 @@ from innkeeper.domain.placement import Capacity, Demand, place, require_chosen
 from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.specs import ShelveRequest, UnshelveRequest
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import firmware, reservations, resizing
+from innkeeper.services import binding, firmware, reservations, resizing
 
 ANOTHER = "another host was asked for"
 
@@ -62,6 +62,7 @@ def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[s
     verdict = place(demand, [judged(session, server, host, body.host) for host in capacities])
     host = session.get_one(Host, require_chosen(verdict))
     reservations.move(session, server, host)
+    binding.move(session, server, host.id)
     size = Demand(server.vcpus, server.memory_mib, server.disk_gib)
     room = resizing.fresh_shape(
         size, host, server.cpu
@@ -99,4 +100,5 @@ def judged(session: Session, server: Server, capacity: Capacity, wanted: str | N
         )
     ).all()
     objections += [f"another server has its forward port {port} there" for port in taken]
+    objections += binding.objections(session, server, host)
     return replace(capacity, free_ports=1, objections=tuple(objections))

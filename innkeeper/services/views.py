@@ -148,6 +148,7 @@ class QuotaRoom(View):
     disk_gib: int | None
     snapshots: int | None
     snapshot_gib: int | None
+    isolated_networks: int | None
 
 
 class ChangePlan(View):
@@ -300,12 +301,14 @@ class QuotaView(View):
     disk_gib: int
     snapshots: int
     snapshot_gib: int
+    isolated_networks: int
     used_servers: int = 0
     used_vcpus: int = 0
     used_memory_mib: int = 0
     used_disk_gib: int = 0
     used_snapshots: int = 0
     used_snapshot_gib: int = 0
+    used_isolated_networks: int = 0
 
 
 class ProjectView(View):

@@ -9,6 +9,7 @@ import pytest
 
 from e2e.estate import Estate, eventually, unique
 from e2e.faults import FULL, resize, small_pool
+from e2e.test_shelving import OWN
 from e2e.test_shelving import Life as Shelved
 from e2e.test_snapshots import CHECK, WRITER
 from innkeeper.cli.client import Json
@@ -17,7 +18,6 @@ from innkeeper.hypervisor.connection import connect, forget
 from innkeeper.lab import daemons
 from innkeeper.lab.layout import HostLayout
 
-OWN = ("id", "name", "address", "mac", "ssh_port", "host_key", "project_id")
 __all__ = ["small_pool"]
 COUNT = "/root/count"
 LOOP = f"n=0; while :; do echo $((n+=1)) $$ > {COUNT}.new; mv {COUNT}.new {COUNT}; sleep 0.2; done"
@@ -45,9 +45,11 @@ class Life(Shelved):
         assert {key: self.server[key] for key in OWN} == {key: before[key] for key in OWN}
         assert self.server["edge_address"] == self.estate.host(home).edge_address
         other = {"lab1": "lab2", "lab2": "lab1"}[home]
-        assert len(self.traces(home)) == 5, self.traces(home)
+        cards = len(self.server["nics"]) - 1
+        assert len(self.traces(home)) == 5 + cards, self.traces(home)
         assert self.traces(other) == []
         assert len(self.estate.qemu(self.server)) == 1
+        self.has_its_cards()
         reserved = {h["name"]: h["reserved_vcpus"] for h in self.estate.client.items("/hosts")}
         assert (reserved[home], reserved[other]) == (self.server["vcpus"], 0)
         assert self.estate.audit() == []
@@ -58,6 +60,9 @@ class Life(Shelved):
         assert process == before[1]
         assert number >= before[0]
         eventually(lambda: self.count()[0] > number, what="the counter goes on")
+
+    def hears(self, address: str) -> bool:
+        return "yes" in self.sh(f"ping -c 2 -W 2 {address} >/dev/null && echo yes || true")
 
     def sending(self, home: str) -> bool:
         """Tell whether the guest is being sent away from a host just now."""
@@ -78,6 +83,8 @@ def life(estate: Estate) -> Life:
     )
     found.sh(f"dd if=/dev/urandom of=/root/noise bs=1M count={NOISE_MIB} 2>/dev/null; sync")
     found.sh(f"echo '{LOOP}' > /root/loop")
+    found.plug_in("own")
+    found.plug_in("back", network="isolated", isolated="backend")
     return found
 
 
@@ -96,13 +103,14 @@ def test_a_running_guest_moves_live_and_loses_nothing(life: Life) -> None:
     eventually(lambda: int(life.sh("cat /root/records 2>/dev/null | wc -l")) > 200, what="records")
     noise, boot = life.sh("sha256sum /root/noise"), life.estate.boot_id(life.server)
     before, count, home = life.server, life.count(), life.server["host"]
-    target = life.other
+    target, cards = life.other, life.has_its_cards()
     written = int(life.sh("cat /root/records | wc -l"))
     life.migrate()
     (step,) = [s for s in life.estate.operation(_last(life))["steps"] if s["name"] == "switch-over"]
     assert "with its memory" in step["detail"], "emulated guests do not run meanwhile"
     life.stands(target, before)
     assert life.estate.boot_id(life.server) == boot
+    assert life.has_its_cards() == cards
     life.counts_on(count)
     assert life.sh("sha256sum /root/noise") == noise
     eventually(lambda: int(life.sh("cat /root/records | wc -l")) > written, what="more records")
@@ -260,6 +268,12 @@ def test_a_drained_host_is_empty_and_its_guests_run_on(life: Life) -> None:
     if beside["host"] != home:
         beside = life.estate.done(life.estate.act(beside, "migrate", host=home))
     life.estate.done(life.estate.act(beside, "attach-disk", name=unique("data"), size_gib=1))
+    card = {"name": "back", "network": "isolated", "isolated": "backend"}
+    beside = life.estate.done(life.estate.act(beside, "attach-nic", **card))
+    address = beside["nics"][1]["address"]
+    eventually(lambda: life.hears(address), what="its neighbour on the network without a way out")
+    told = life.estate.cli("server", "migrate", beside["name"], "--dry-run").stdout
+    assert f"does not reach {life.server['name']} on {home} any more" in " ".join(told.split())
     path = f"/servers/{beside['id']}/snapshots"
     life.estate.done(life.estate.client.post(path, {"name": "before"}))
     boots = {s["id"]: life.estate.boot_id(s) for s in (life.server, beside)}
@@ -276,5 +290,7 @@ def test_a_drained_host_is_empty_and_its_guests_run_on(life: Life) -> None:
         assert moved["host"] != home
         assert life.estate.boot_id(moved) == boot
     assert life.estate.audit() == []
-    life.estate.cli("host", "enable", home)
     life.server = life.estate.server(life.server)
+    life.has_its_cards()
+    eventually(lambda: life.hears(address), what="the neighbour, where both are now")
+    life.estate.cli("host", "enable", home)

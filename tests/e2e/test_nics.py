@@ -198,7 +198,7 @@ def test_cards_are_there_after_a_night_and_a_stop_and_a_rebuild_knows_them(life:
     life.told(life.one)
     life.told(life.one, "lan")
     assert life.hears(life.one, life.card(life.two)["address"])
-    with pytest.raises(CliFailure, match=r"further network cards \(back, lan\) and cannot migrate"):
+    with pytest.raises(CliFailure, match=rf"no bridge {WIRE} here for its network card lan"):
         life.estate.act(life.one, "migrate")
 
 

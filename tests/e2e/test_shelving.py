@@ -23,7 +23,7 @@ from innkeeper.hypervisor.errors import Absent
 from innkeeper.settings import settings
 
 CLOCK_SECONDS = 5.0
-OWN = ("id", "name", "address", "mac", "ssh_port", "host_key", "project_id")
+OWN = ("id", "name", "address", "mac", "ssh_port", "host_key", "project_id", "nics")
 
 
 class Life:
@@ -67,9 +67,37 @@ class Life:
         with suppress(Absent):  # no server was ever placed there
             found += [n for n in storage.volume_names(conn, POOL) if server_of(n) == server_id]
         for net in network.network_names(conn):
-            found += [e.mac for e in network.dhcp_hosts(conn, net) if e.mac == self.server["mac"]]
+            macs = {self.server["mac"], *(nic["mac"] for nic in self.server["nics"])}
+            found += [e.mac for e in network.dhcp_hosts(conn, net) if e.mac in macs]
         forwards = edge.forwards(open_channel(host.channel_address))
         return found + [str(port) for port in forwards if port == self.server["ssh_port"]]
+
+    def plug_in(self, name: str, **fields: Any) -> None:
+        """Give the server a further card, and wait until its guest has the address."""
+        self.done(name, self.estate.act(self.server, "attach-nic", name=name, **fields))
+        self.has_its_cards()
+
+    def has_its_cards(self) -> str:
+        """Wait until the guest has all its cards' addresses; return what it calls the cards.
+
+        The networks without a way out have to be on the server's host, and on no other.
+        """
+        addresses = [f"inet {nic['address']}/" for nic in self.server["nics"]]
+
+        def told() -> bool:
+            seen = self.sh("ip -o -4 addr")
+            return all(address in seen for address in addresses)
+
+        eventually(told, what=f"{addresses}")
+        isolated = sum(nic["kind"] == "isolated" for nic in self.server["nics"])
+        assert len(self.isolated(self.server["host"])) == isolated
+        assert self.isolated(self.other) == []
+        return self.sh("grep -H . /sys/class/net/*/address")
+
+    def isolated(self, name: str) -> list[str]:
+        """Return the networks of a host that have no way out."""
+        conn = connect(self.estate.host(name).uri)
+        return [found for found in network.network_names(conn) if "-iso-" in found]
 
     def killed(self, step: str, moment: str, operation: Json) -> None:
         """Let a worker die in the operation, which was asked for while none ran."""
@@ -127,6 +155,8 @@ def test_a_writer_goes_onto_the_shelf_and_comes_back_elsewhere(life: Life) -> No
     machine = life.sh("cat /etc/machine-id 2>/dev/null; hostname")
     life.sh("(trap '' HUP; exec python3 /root/writer.py) >/dev/null 2>&1 </dev/null &")
     eventually(lambda: int(life.sh("cat /root/records 2>/dev/null | wc -l")) > 200, what="records")
+    life.plug_in("back", network="isolated", isolated="backend")
+    cards = life.has_its_cards()
     before, home = life.server, life.server["host"]
     assert life.traces(home)
     life.estate.cli("server", "shelve", before["name"], "--wait")
@@ -134,6 +164,7 @@ def test_a_writer_goes_onto_the_shelf_and_comes_back_elsewhere(life: Life) -> No
     assert life.server["status"] == "shelved"
     assert life.estate.audit() == []
     assert [life.traces(name) for name in ("lab1", "lab2")] == [[], []]
+    assert [life.isolated(name) for name in ("lab1", "lab2")] == [[], []]
     assert len(shelf_files()) == 1
     reserved = {h["name"]: h["reserved_vcpus"] for h in life.estate.client.items("/hosts")}
     assert reserved[home] == 0
@@ -148,7 +179,7 @@ def test_a_writer_goes_onto_the_shelf_and_comes_back_elsewhere(life: Life) -> No
     assert int(life.sh("python3 /root/check.py")) > 200
     assert life.sh("cat /root/boots") == "first boot", "it is not a new instance"
     assert abs(int(life.sh("date +%s")) - time.time()) < CLOCK_SECONDS
-    assert life.estate.server(after)["address"] in life.sh("ip -4 addr")
+    assert life.has_its_cards() == cards
 
 
 def test_its_disk_still_takes_snapshots(life: Life) -> None:

@@ -142,13 +142,23 @@ def cards_agree(stage: Stage, server_id: UUID) -> None:
     with transaction() as session:
         own = {row.mac for row in session.query(Nic).filter(Nic.server_id == server_id)}
         phases = {row.phase for row in session.query(Nic)}
-        rows = session.query(Network).filter(Network.kind == "isolated").all()
         hosts = {host.id: host.name for host in session.query(Host)}
+        rows = session.query(Nic, Network).join(Network, Network.id == Nic.network_id)
+        placed = {row.id for row in session.query(Server).filter(Server.placed)}
+        plugged = [
+            (hosts[row.host_id], row.name, nic.mac) for nic, row in rows if nic.server_id in placed
+        ]
+        kept = {row.id for _, row in rows}
+        isolated = session.query(Network).filter(Network.kind == "isolated")
+        assert {row.id for row in isolated} <= kept, "others are forgotten"
     assert phases <= {"attached"}
     for name, uri in stage.hosts.items():
         conn = connect(uri)
-        there = {n for n in network.network_names(conn) if "-iso-" in n}
-        assert there == {row.name for row in rows if hosts[row.host_id] == name}
+        ours = [n for n in network.network_names(conn) if n.startswith("innkeeper-")]
+        there = {n for n in ours if "-iso-" in n}
+        assert there == {net for host, net, _ in plugged if host == name and "-iso-" in net}
+        told = {(name, n, entry.mac) for n in ours for entry in network.dhcp_hosts(conn, n)}
+        assert told == {one for one in plugged if one[0] == name}
         if guest.power_state(conn, server_id) is not None:
             assert nics.macs(conn, server_id, defined=True) == own
 

@@ -48,18 +48,17 @@ from innkeeper.hypervisor.errors import Absent
 from innkeeper.hypervisor.guest import OwnedDomain
 from innkeeper.lab.fleet import Lab
 from innkeeper.services import accept, disks, identity, operations, reconcile, servers, snapshots
-from innkeeper.services.views import DiskView, OperationView
+from innkeeper.services.views import DiskView, OperationView, ServerView
 from innkeeper.settings import settings
 from tasks import reconciliation
 
 SILENCE = 0.2
 _BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
 """Verbs that some snapshots are in the way of."""
-_APART = {
-    *(Verb.SHELVE, Verb.UNSHELVE),
-    *(Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT),
-}
-"""Verbs that data disks or cards are in the way of, or that take snapshots with the memory here."""
+_APART = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT}
+"""Verbs that take snapshots with the memory here, which data disks and cards are in the way of."""
+_SHELVING = {Verb.SHELVE, Verb.UNSHELVE}
+"""Verbs that data disks are in the way of, and that cards go along with."""
 ON_DISKS = {Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK}
 ON_CARDS = {Verb.ATTACH_NIC, Verb.DETACH_NIC}
 FAILING = {
@@ -133,8 +132,8 @@ class Stage:
             self.standing = None  # they are in its way
         if verb in _APART and self.standing and self.has_devices():
             self.standing = None
-        if verb is Verb.MIGRATE and self.standing and servers.get(self.standing).nics[1:]:
-            self.standing = None  # its further cards are
+        if self.standing and self._in_the_way(verb, servers.get(self.standing)):
+            self.standing = None
         if self.standing is None:
             view = self.create()
             sabotage.hasten(Verb.CREATE, view.id)
@@ -143,6 +142,8 @@ class Stage:
             self.standing = self.do(verb=Verb.CLONE, body=self.twin("linked")).server_id
         server_id = self.standing
         allowed = TRANSITIONS[verb].allowed
+        if verb in _SHELVING and not servers.get(server_id).nics[1:]:
+            self.plug_in("backend")
         while (status := servers.get(server_id).status) not in allowed:
             away = {Status.SUSPENDED: Verb.SUSPEND, Status.SHELVED: Verb.SHELVE}
             down = next((away[rest] for rest in allowed if rest in away), Verb.STOP)
@@ -153,6 +154,12 @@ class Stage:
         if verb is Verb.DELETE:
             self.standing = None
         return self.request(verb, server_id, body)
+
+    def _in_the_way(self, verb: Verb, standing: ServerView) -> bool:
+        """Tell whether it has data disks or cards that a verb, or what it is to show, forbids."""
+        if verb is Verb.MIGRATE:
+            return bool(standing.nics[1:]) and not standing.disks
+        return verb in _SHELVING and bool(standing.disks)
 
     def request(self, verb: Verb, server_id: UUID, body: BaseModel | None) -> OperationView:
         """Have a verb on that server accepted; a clone makes another one."""
@@ -173,9 +180,9 @@ class Stage:
         return view
 
     def snapshot(self) -> str:
-        """Take a snapshot with the memory, if there is one; return its id."""
+        """Take a snapshot with the memory, if there is one that may be; return its id."""
         assert self.standing is not None
-        memory = servers.get(self.standing).status is Status.ACTIVE
+        memory = servers.get(self.standing).status is Status.ACTIVE and not self.has_devices()
         return str(self.do(Verb.SNAPSHOT, SnapshotRequest(memory=memory)).snapshot_id)
 
     def kept(self) -> str:
@@ -199,6 +206,8 @@ class Stage:
             self.snapshot()
             self.attach()
             self.attach(read_only=True)
+            self.plug_in("backend")
+            self.plug_in(None)
         if verb is Verb.RESIZE:  # with a power cycle, if it runs
             now = servers.get(self.standing)
             return ResizeRequest(  # there and back
@@ -367,6 +376,7 @@ def _catalogue(place: Path, uris: Mapping[str, str]) -> UUID:
         disk_gib=-1,
         snapshots=-1,
         snapshot_gib=-1,
+        isolated_networks=-1,
     )
     image = Image(
         name="debian",

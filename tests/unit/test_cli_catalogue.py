@@ -122,6 +122,7 @@ def test_plans_projects_keys_roles(paper: PaperApi) -> None:
         "disk_gib": 20,
         "snapshots": 50,
         "snapshot_gib": 500,
+        "isolated_networks": 10,
         "used_servers": 2,
         "used_vcpus": 2,
         "used_memory_mib": 3,
@@ -155,7 +156,9 @@ def test_plans_projects_keys_roles(paper: PaperApi) -> None:
     assert paper.bodies("POST", "/projects") == [{"name": "shop"}]
     shown = run("project", "quota", "set", "shop", "--servers", "5").stdout
     assert re.search(r"servers +2 +5\n.*vcpus +2 +none", shown)
-    assert paper.bodies("PUT", ".*/quota") == [{"servers": 5}]
+    assert re.search(r"isolated networks +0 +10", shown)
+    run("project", "quota", "set", "shop", "--isolated-networks", "3")
+    assert paper.bodies("PUT", ".*/quota") == [{"servers": 5}, {"isolated_networks": 3}]
     run("project", "quota", "set", "shop", code=2)
     run("project", "quota", "show", "shop")
     assert "never" in run("key", "list").stdout

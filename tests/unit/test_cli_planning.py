@@ -29,6 +29,7 @@ def a_plan(verb: str = "resize", **changes: Any) -> dict[str, Any]:
             "disk_gib": 7,
             "snapshots": 50,
             "snapshot_gib": 500,
+            "isolated_networks": 10,
         },
         "warnings": ["A root disk never shrinks again."],
         "steps": ["turn-off"],

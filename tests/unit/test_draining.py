@@ -130,22 +130,33 @@ def test_what_cannot_leave_is_named_and_the_others_leave(catalogue: Catalogue) -
     assert inn.states(later) == stay | {"fails": "moved"}
 
 
-def test_a_server_with_cards_stays_by_name_and_the_others_go(catalogue: Catalogue) -> None:
-    inn = Inn(catalogue, "carded", "waits", "free")
-    inn.do(Verb.ATTACH_NIC, "carded", AttachNicRequest(name="back"))
+def test_servers_with_cards_go_where_these_can_be_and_the_others_stay_by_name(
+    catalogue: Catalogue,
+) -> None:
+    inn = Inn(catalogue, "bridged", "carded", "waits", "free")
+    hosts.update(inn.alpha, {"bridges": ["br0"]})
+    bridged = AttachNicRequest(name="lan", network="bridge", bridge="br0")
+    inn.do(Verb.ATTACH_NIC, "bridged", bridged)
+    inn.do(
+        Verb.ATTACH_NIC,
+        "carded",
+        AttachNicRequest(name="back", network="isolated", isolated="backend"),
+    )
     waits = ResizeRequest(memory_mib=512, defer=True)
     accept.request(Verb.RESIZE, inn.ids["waits"], waits, project_id=None, actor="me")
     told = {one.server: one for one in draining.foresee(inn.alpha, COLD).servers}
     assert {name: one.state for name, one in told.items()} == {
-        "carded": "stays",
+        "bridged": "stays",
+        "carded": "waits",
         "waits": "waits",
         "free": "waits",
     }
     view = inn.run(inn.begin())
     assert view.phase == "incomplete"
-    assert inn.states(view) == {"carded": "stays", "waits": "moved", "free": "moved"}
-    for one in (told["carded"], next(one for one in view.servers if one.server == "carded")):
-        assert "has further network cards (back) and cannot migrate" in (one.reason or "")
+    moved = dict.fromkeys(("carded", "waits", "free"), "moved")
+    assert inn.states(view) == {"bridged": "stays", **moved}
+    for one in (told["bridged"], next(one for one in view.servers if one.server == "bridged")):
+        assert "beta: no bridge br0 here for its network card lan" in (one.reason or "")
     assert servers.get(inn.ids["waits"]).pending_resize
     assert survey.audit() == []
 

@@ -154,6 +154,8 @@ def test_its_document_names_what_is_there() -> None:
       <disk type='file' device='disk'><source file='/a/seed' index='1'/><target dev='vdz'/></disk>
       <interface type='network'><mac address='52:54:00:00:00:01'/>
         <source network='n' portid='x' bridge='ik-a'/></interface>
+      <interface type='network'><source network='i' portid='y' bridge='ik-b'/></interface>
+      <interface type='bridge'><source bridge='br0'/><target dev='vnet2'/></interface>
     </devices></domain>"""
     made = parse(
         migration.elsewhere(document, {"/a/root": "/b/root", "/a/seed": "/b/seed"}, {"n": "m"})
@@ -163,7 +165,11 @@ def test_its_document_names_what_is_there() -> None:
         {"file": "/b/seed"},
     ]
     assert made.findall(".//backingStore") == []
-    assert [s.attrib for s in made.iterfind("devices/interface/source")] == [{"network": "m"}]
+    assert [s.attrib for s in made.iterfind("devices/interface/source")] == [
+        {"network": "m"},
+        {"network": "i"},
+        {"bridge": "br0"},
+    ]
     assert made.find("devices/interface/mac") is not None
 
 

@@ -14,7 +14,9 @@ from innkeeper.db.models import Address, Network, Nic
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.nicspecs import AttachNicRequest
-from innkeeper.services import accept, journal
+from innkeeper.domain.specs import MigrateRequest
+from innkeeper.errors import QuotaExceeded
+from innkeeper.services import accept, binding, journal, projects
 from innkeeper.services.views import OperationView
 
 
@@ -44,6 +46,50 @@ def test_one_mac_is_given_once(catalogue: Catalogue, race: Race) -> None:
     body = AttachNicRequest(name="lan", mac="02:00:00:00:00:01")
     outcomes = race(4, lambda number: ask(ids[number], body))
     assert sorted(type(o).__name__ for o in outcomes) == ["Conflict"] * 3 + ["OperationView"]
+
+
+def test_at_once_no_more_networks_are_made_than_may_be(catalogue: Catalogue, race: Race) -> None:
+    ids = [active(catalogue, f"web-{number}") for number in range(5)]
+    catalogue.set_quota(isolated_networks=2)
+
+    def come(number: int) -> OperationView:
+        label = f"net-{number}"
+        return ask(ids[number], AttachNicRequest(name="n", network="isolated", isolated=label))
+
+    outcomes = race(5, come)
+    assert sum(isinstance(outcome, OperationView) for outcome in outcomes) == 2
+    assert sum(isinstance(outcome, QuotaExceeded) for outcome in outcomes) == 3
+    assert projects.quota(catalogue.project_id).used_isolated_networks == 2
+
+
+def test_those_who_leave_at_once_meet_again_on_one_network(
+    catalogue: Catalogue, race: Race
+) -> None:
+    catalogue.set_hosts("beta", enabled=False)
+    ids = [active(catalogue, f"web-{number}") for number in range(4)]
+    catalogue.set_hosts("beta", enabled=True)
+    for server_id in ids:
+        body = AttachNicRequest(name="back", network="isolated", isolated="backend")
+        journal.complete(journal.claim(ask(server_id, body).id))
+    wish = MigrateRequest(allow_power_cycle=True)
+
+    def leave(number: int) -> OperationView:
+        return accept.request(Verb.MIGRATE, ids[number], wish, project_id=None, actor="tester")
+
+    outcomes = race(4, leave)
+    assert all(isinstance(outcome, OperationView) for outcome in outcomes), outcomes
+    with transaction() as session:
+        rows = session.scalars(select(Network).where(Network.kind == "isolated")).all()
+        assert {row.host_id for row in rows} == set(catalogue.host_ids.values())
+        assert (len(rows), len({row.cidr for row in rows})) == (2, 1)
+        assert all(binding.needed(session, row) for row in rows)
+    for outcome in outcomes:
+        held = journal.claim(outcome.id)
+        journal.undoing(held, "made to fail")
+        journal.undone(held)
+    with transaction() as session:
+        rows = session.scalars(select(Network).where(Network.kind == "isolated")).all()
+        assert [row.host_id for row in rows] == [catalogue.host_ids["alpha"]]
 
 
 @pytest.mark.parametrize("database", ["postgres"], indirect=True)  # SQLite has one writer at a time
