@@ -8,7 +8,7 @@ from innkeeper.domain.naming import POOL, console_log, seed_of, server_of
 from innkeeper.domain.specs import RebootRequest, StopRequest
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import PermanentError
-from innkeeper.hypervisor import guest, storage
+from innkeeper.hypervisor import cpu, guest, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
 from innkeeper.services import consoles, journal
@@ -77,7 +77,8 @@ def spec_of(
         vcpus=b.vcpus,
         memory_mib=b.memory_mib,
         virt_type=b.host.virt_type,
-        cpu=b.cpu,
+        cpu=cpu.placed(connection, b.cpu),
+        memory=b.memory,
         max_vcpus=b.max_vcpus,
         max_memory_mib=b.max_memory_mib,
         disks=(root, *(disk_spec(b, disk) for disk in disks)),

@@ -134,6 +134,7 @@ class Blueprint:
     born_of: str = ""
     on_host: bool = True
     cpu: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
     data: DataDisks = field(default_factory=DataDisks)
     cards: Cards = field(default_factory=Cards)
     roles: tuple[RoleRequest, ...] = field(default=(), repr=False)

@@ -88,6 +88,7 @@ class ServerView(View):
     memory_mib: int
     disk_gib: int
     cpu: dict[str, int | str] = Field(default_factory=dict)
+    memory: dict[str, bool | int | str] = Field(default_factory=dict)
     address: str | None
     mac: str | None
     edge_address: str | None
@@ -300,6 +301,15 @@ class Size(View):
     disk_gib: int
 
 
+class MeasuredView(View):
+    """What a host really has left now, whoever took the rest; null: it has no pool yet."""
+
+    memory_mib: int
+    available_mib: int
+    disk_gib: int | None = None
+    free_gib: int | None = None
+
+
 class HostAllocation(View):
     """A host's size with overcommit, what servers hold of it, and what is left.
 
@@ -313,6 +323,7 @@ class HostAllocation(View):
     allocated: Size
     free: Size
     margin: Size
+    measured: MeasuredView | None = None
     warnings: list[str] = Field(default_factory=list)
 
 
