@@ -4,11 +4,12 @@ Filters, then one weigher, in the manner of Nova's scheduler: the host that is l
 waste wins, so that large holes stay whole for large servers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
 
+from innkeeper.domain.offer import Pages
 from innkeeper.errors import ForwardPortsExhausted, NoHostFits
 
 
@@ -34,6 +35,7 @@ class Measured:
     available_mib: int
     disk_gib: int | None = None
     free_gib: int | None = None
+    pages: Mapping[int, Pages] = field(default_factory=dict)
 
     def warnings(self, name: str) -> tuple[str, ...]:
         """Say where more is in use than the usual part; it is no reason to refuse anything."""

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from innkeeper.db.models import Host
 from innkeeper.db.session import transaction
 from innkeeper.domain.naming import POOL
+from innkeeper.domain.offer import Pages
 from innkeeper.domain.placement import Measured
 from innkeeper.errors import InnkeeperError, NoHostFits
 from innkeeper.host import machine
@@ -33,15 +34,17 @@ def measure(host: Host, within: float = WITHIN_SECONDS) -> Measured | None:
     """
     if host.virt_type == "test":
         return None
-    if host.channel == "local:":
-        return Measured(*machine.memory_mib(), *machine.disk_gib(Path(host.pool_path)))
     connection = connect(host.uri, within)
+    pages = {size: Pages(one.total, one.free) for size, one in memory.pages(connection).items()}
+    if host.channel == "local:":
+        disk = machine.disk_gib(Path(host.pool_path))
+        return Measured(*machine.memory_mib(), *disk, pages)
     amounts = memory.available_mib(connection)
     try:
         pool = storage.pool_capacity(connection, POOL)
     except Absent:  # made with the first server
-        return Measured(*amounts)
-    return Measured(*amounts, pool.total_bytes >> 30, pool.free_bytes >> 30)
+        return Measured(*amounts, pages=pages)
+    return Measured(*amounts, pool.total_bytes >> 30, pool.free_bytes >> 30, pages)
 
 
 def measured(host_ids: list[UUID]) -> dict[UUID, Measured]:

@@ -149,6 +149,17 @@ def against(session: Session, host: Host, server: Server) -> list[str]:
     return [*found, *(one for one in more if one not in found)]
 
 
+def held(session: Session) -> dict[UUID, dict[str, int]]:
+    """Return how many huge pages servers hold of each host, by their size in MiB."""
+    found: dict[UUID, dict[str, int]] = {}
+    for row in session.scalars(select(Server).where(Server.reserved, Server.placed)):
+        for host_id in {row.host_id, row.other_host_id} - {None}:
+            there = found.setdefault(cast("UUID", host_id), {})
+            for size, count in row.pages.items():
+                there[size] = there.get(size, 0) + count
+    return found
+
+
 def _held(session: Session, host: Host, server: Server | None) -> Held:
     rows = session.scalars(
         select(Server).where(

@@ -293,48 +293,6 @@ class DrainView(View):
     ended_at: datetime | None = None
 
 
-class Size(View):
-    """vCPUs, memory and disk."""
-
-    vcpus: int
-    memory_mib: int
-    disk_gib: int
-
-
-class MeasuredView(View):
-    """What a host really has left now, whoever took the rest; null: it has no pool yet."""
-
-    memory_mib: int
-    available_mib: int
-    disk_gib: int | None = None
-    free_gib: int | None = None
-
-
-class HostAllocation(View):
-    """A host's size with overcommit, what servers hold of it, and what is left.
-
-    `margin` is what is left before more than the usual part of memory or disk is taken: beyond it
-    nothing is refused, but `warnings` say so.
-    """
-
-    name: str
-    enabled: bool
-    limit: Size
-    allocated: Size
-    free: Size
-    margin: Size
-    measured: MeasuredView | None = None
-    warnings: list[str] = Field(default_factory=list)
-
-
-class ResourceLimits(View):
-    """How large a server may be, and what hosts have; only operators see hosts."""
-
-    smallest: Size
-    largest: Size
-    hosts: list[HostAllocation]
-
-
 class ImageView(View):
     """An image and how far its import is."""
 

@@ -31,7 +31,8 @@ class Life:
 
     def __init__(self, estate: Estate) -> None:
         self.estate = estate
-        self.server = estate.done(estate.create(unique("size")))
+        fine = {"cpu": {"nodes": "0"}, "memory": {"soft_limit": 190}}
+        self.server = estate.done(estate.create(unique("size"), **fine))
         self.path = f"/servers/{self.server['id']}"
         self.pages = ExitStack()
 
@@ -135,6 +136,7 @@ def _undoomed(estate: Estate) -> Iterator[None]:
 
 def test_live_as_it_was_planned_and_a_process_goes_on(life: Life) -> None:
     life.seen(1, 192, 1)
+    assert host_memory.soft_limit(UUID(life.server["id"])) == 190
     life.sh(f"echo '{LOOP}' > /root/loop")
     life.sh("(trap '' HUP; exec sh /root/loop) >/dev/null 2>&1 </dev/null &")
     eventually(lambda: life.sh(f"cat {COUNT} 2>/dev/null; true"), what="the counter")
@@ -160,12 +162,13 @@ def test_weight_limit_and_place_while_it_runs(life: Life) -> None:
     boot = life.estate.boot_id(life.server)
     life.sh("(trap '' HUP; while :; do :; done) >/dev/null 2>&1 </dev/null & echo $! > /run/busy")
     free = life.busy()
-    life.resize(cpu={"shares": 300, "limit": 5, "pin": "1"}, memory={"soft_limit": 250})
+    bounds = {"shares": 300, "limit": 5, "pin": "1"}
+    life.resize(cpu=bounds | {"nodes": ""}, memory={"soft_limit": 250})
     bound = life.busy()
     print(f"a busy vCPU takes {free:.2f} CPUs, with a limit of 5 % {bound:.2f}")  # noqa: T201
     assert bound < 0.07 < free
     assert life.runs_on() == {frozenset({1})}
-    assert life.server["cpu"] == {"shares": 300, "limit": 5, "pin": "1"}
+    assert life.server["cpu"] == bounds
     assert host_memory.soft_limit(UUID(life.server["id"])) == 250
     life.resize(cpu={"limit": 0, "pin": "", "nodes": "0"}, memory={"soft_limit": 0})
     assert host_memory.soft_limit(UUID(life.server["id"])) is None

@@ -9,7 +9,11 @@ from conftest import Catalogue
 from journaled import active
 
 from innkeeper.api.app import create_app
+from innkeeper.db.models import Server
+from innkeeper.db.session import transaction
+from innkeeper.domain.offer import Pages
 from innkeeper.host import machine
+from innkeeper.hypervisor import memory
 
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -127,6 +131,15 @@ def test_what_is_really_left_is_told_and_warned_of_and_counts(
     there = alpha["measured"]
     assert 0 < there["available_mib"] <= there["memory_mib"]
     assert 0 <= there["free_gib"] <= there["disk_gib"]
+    none = {"total": 0, "free": 0, "held": 0}
+    assert there["huge_pages"] == [{"size_mib": size} | none for size in (2, 1024)]
+    pages = {2: Pages(80, 50)}
+    monkeypatch.setattr(memory, "pages", lambda _: pages)
+    with transaction() as session:
+        session.query(Server).update({Server.pages: {"2": 30}})
+    alpha, _ = api("GET", "/resource-limits", who="operator").json()["hosts"]
+    held = {"size_mib": 2, "total": 80, "free": 50, "held": 30}
+    assert alpha["measured"]["huge_pages"] == [held]
     monkeypatch.setattr(machine, "memory_mib", lambda: (10_000, 1_900))
     monkeypatch.setattr(machine, "disk_gib", lambda _: (100, 9))
     body = {"memory_mib": 2048, "allow_power_cycle": True}

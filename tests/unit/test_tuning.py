@@ -14,7 +14,7 @@ from innkeeper.db.models import Host
 from innkeeper.db.session import transaction
 from innkeeper.domain import tuning
 from innkeeper.domain.lifecycle import Phase, Status, Verb
-from innkeeper.domain.offer import Offer
+from innkeeper.domain.offer import Offer, objections
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.planning import Effect
 from innkeeper.domain.resizing import Room, Shape, resize
@@ -31,6 +31,7 @@ sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 BEFORE = Shape(2, 1024, 10, 8, 1024)
 SAME = BEFORE.demand
 ROOM = Room(16)
+ME: dict[str, Any] = {"project_id": None, "actor": "me"}
 
 
 @given(st.sets(st.integers(0, tuning.HIGHEST_CPU), min_size=1, max_size=40))
@@ -165,10 +166,9 @@ def test_an_undo_gives_the_running_guest_the_weight_of_its_host_back(
 @sqlite
 def test_it_may_wait_and_is_what_it_was_then(life: Tuned) -> None:
     body = ResizeRequest(cpu=CpuTuning(sockets=2, limit=20), vcpus=2, defer=True)
-    me: dict[str, Any] = {"project_id": None, "actor": "me"}
-    assert accept.request(Verb.RESIZE, life.server_id, body, **me).deferred
+    assert accept.request(Verb.RESIZE, life.server_id, body, **ME).deferred
     assert servers.get(life.server_id).cpu == {}
-    life.carry(accept.request(Verb.REBOOT, life.server_id, **me))
+    life.carry(accept.request(Verb.REBOOT, life.server_id, **ME))
     assert servers.get(life.server_id).cpu == {"limit": 20, "sockets": 2}
     assert life.defined()["sockets"] == "2"
 
@@ -217,6 +217,43 @@ def test_a_host_that_does_not_answer_is_no_home_for_what_it_never_offered(
     wanted = ServerRequest(name="pinned", plan="tiny", cpu=CpuTuning(pin="0"))
     with pytest.raises(NoHostFits, match="it has not said what it offers"):
         accept.create_server(wanted, project_id=life.catalogue.project_id, actor="me")
+
+
+@sqlite
+def test_a_silent_host_is_in_the_way_of_no_other_verb(
+    life: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.tune(pin="0")
+    body = ResizeRequest(cpu=CpuTuning(pin="1", sockets=1), defer=True)
+    assert accept.request(Verb.RESIZE, life.server_id, body, **ME).deferred
+
+    def silent(*_: Any) -> Offer:
+        raise HostUnreachable("alpha does not answer.")
+
+    monkeypatch.setattr(offers, "_told", silent)
+    view = accept.request(Verb.REBOOT, life.server_id, **ME)
+    assert view.verb is Verb.RESIZE, "what waited is judged by what the host told last"
+    life.carry(view)
+    assert servers.get(life.server_id).cpu == {"pin": "1", "sockets": 1}
+    life.do(Verb.RESIZE, ResizeRequest(disk_gib=2))
+    life.do(Verb.DELETE)
+
+
+@given(st.sets(st.integers(0, 9), min_size=1), st.sets(st.integers(0, 9), min_size=1), st.data())
+def test_what_is_objected_to_is_what_is_missing(
+    there: set[int], wanted: set[int], data: st.DataObject
+) -> None:
+    told = Offer(tuple(sorted(there)), None, tuple(sorted(there)))
+    name, noun = data.draw(st.sampled_from([("pin", "CPU"), ("nodes", "NUMA node")]))
+    fine = {name: tuning.cpu_set(tuple(sorted(wanted)))}
+    said = objections(told, fine, {})
+    if not wanted - there:
+        assert said == []
+        return
+    missing = tuning.cpu_set(tuple(sorted(wanted - there)))
+    assert len(said) == 1
+    assert said[0].startswith(f"it has no {noun} {missing}")
+    assert said[0].endswith(f", but {tuning.cpu_set(told.cpus)}")
 
 
 @sqlite
