@@ -4,7 +4,7 @@ Kept with the host, so that whoever places a server judges all hosts in one tran
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from innkeeper.domain.tuning import cpu_set, cpus
@@ -20,7 +20,10 @@ class Pages:
 
 @dataclass(frozen=True)
 class Offer:
-    """What a host told; models of None: any. `proved` and `refused` are parts of the fine print."""
+    """What a host told; models of None: any. `proved` and `refused` are parts of the fine print.
+
+    `pages` are by their size in MiB, `on_nodes` has those of each NUMA node.
+    """
 
     cpus: tuple[int, ...] = ()
     models: tuple[str, ...] | None = None
@@ -28,6 +31,7 @@ class Offer:
     pages: dict[str, Pages] = field(default_factory=dict)
     proved: tuple[str, ...] = ()
     refused: dict[str, str] = field(default_factory=dict)
+    on_nodes: dict[str, dict[str, Pages]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Self:
@@ -40,7 +44,23 @@ class Offer:
             {size: Pages(**counts) for size, counts in kept.get("pages", {}).items()},
             tuple(kept.get("proved", ())),
             dict(kept.get("refused", {})),
+            {
+                node: {size: Pages(**counts) for size, counts in there.items()}
+                for node, there in kept.get("on_nodes", {}).items()
+            },
         )
+
+    def within(self, nodes: tuple[int, ...]) -> Self:
+        """Return the same with the huge pages of these NUMA nodes only."""
+        there = [self.on_nodes.get(str(node), {}) for node in nodes]
+        pages = {
+            size: Pages(
+                sum(one[size].total for one in there if size in one),
+                sum(one[size].free for one in there if size in one),
+            )
+            for size in self.pages
+        }
+        return replace(self, pages=pages)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for the database."""
@@ -113,8 +133,10 @@ class Held:
     own: Mapping[str, int] = field(default_factory=dict)
 
 
-def page_shortage(offer: Offer, wanted: Mapping[str, int], held: Held) -> list[str]:
-    """Return what of the huge pages that are wanted is missing, and what to do.
+def page_shortage(
+    offer: Offer, wanted: Mapping[str, int], held: Held, where: str = ""
+) -> list[str]:
+    """Return what of the huge pages that are wanted is missing, `where`, and what to do.
 
     Pages that nobody uses are not all free: servers that are off hold some. And those that are
     not held are not all free either: processes that are none of ours may use some.
@@ -127,8 +149,8 @@ def page_shortage(offer: Offer, wanted: Mapping[str, int], held: Held) -> list[s
         left = max(0, min(unheld, there.free + held.own.get(size, 0) - idle))
         if count > left:
             found.append(
-                f"{count} huge pages of {size} MiB asked, {left} of {there.total} free: set more "
-                f"aside there (/sys/kernel/mm/hugepages/hugepages-{int(size) * 1024}kB/"
+                f"{count} huge pages of {size} MiB asked, {left} of {there.total} free{where}: set "
+                f"more aside there (/sys/kernel/mm/hugepages/hugepages-{int(size) * 1024}kB/"
                 "nr_hugepages)"
             )
     return found

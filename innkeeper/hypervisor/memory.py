@@ -29,27 +29,32 @@ class Pages:
 
 
 @translated()
-def pages(conn: libvirt.virConnect) -> dict[int, Pages]:
-    """Return a host's huge pages by their size in MiB, those of all its NUMA nodes together.
+def pages_on(conn: libvirt.virConnect) -> dict[int, dict[int, Pages]]:
+    """Return, by NUMA node, a host's huge pages by their size in MiB.
 
     Of sizes that it could have, but has set nothing aside for, there are none.
     """
     host = parse(conn.getCapabilities())
     sizes = {int(page.get("size", "0")) for page in host.iterfind("host/cpu/pages")}
     huge = sorted(size for size in sizes if size >= _KIB)
-    cells = host.findall("host/topology/cells/cell")
-    total = dict.fromkeys(huge, 0)
-    for page in (page for cell in cells for page in cell.iterfind("pages")):
-        size = int(page.get("size", "0"))
-        if size in total:
-            total[size] += int(page.text or 0)
-    free = dict.fromkeys(huge, 0)
-    for cell in cells if huge else ():
-        told = conn.getFreePages(huge, int(cell.get("id", "0")), 1, 0)
-        for counts in told.values():
-            for size, count in counts.items():
-                free[size] += int(count)
-    return {size // _KIB: Pages(total[size], free[size]) for size in huge}
+    found: dict[int, dict[int, Pages]] = {}
+    for cell in host.iterfind("host/topology/cells/cell"):
+        node = int(cell.get("id", "0"))
+        total = {int(p.get("size", "0")): int(p.text or 0) for p in cell.iterfind("pages")}
+        told = conn.getFreePages(huge, node, 1, 0) if huge else {}
+        free = {size: int(count) for counts in told.values() for size, count in counts.items()}
+        found[node] = {size // _KIB: Pages(total.get(size, 0), free.get(size, 0)) for size in huge}
+    return found
+
+
+def pages(conn: libvirt.virConnect) -> dict[int, Pages]:
+    """Return a host's huge pages by their size in MiB, those of all its NUMA nodes together."""
+    found: dict[int, Pages] = {}
+    for there in pages_on(conn).values():
+        for size, more in there.items():
+            one = found.get(size, Pages(0, 0))
+            found[size] = Pages(one.total + more.total, one.free + more.free)
+    return found
 
 
 @translated()

@@ -66,21 +66,28 @@ def _told(uri: str, virt_type: VirtType, vcpus: int, memory_mib: int) -> Offer:
     nodes = tuple(sorted(cpu.nodes(connection)))
     if virt_type == "test":
         pages = {str(size): Pages(memory_mib // size, memory_mib // size) for size in (2, 1024)}
-        return Offer(tuple(range(vcpus)), None, nodes, pages)
+        return Offer(tuple(range(vcpus)), None, nodes, pages, on_nodes={"0": pages})
+    on_nodes = {
+        str(node): {str(size): Pages(one.total, one.free) for size, one in there.items()}
+        for node, there in memory.pages_on(connection).items()
+    }
+    sizes = {size for there in on_nodes.values() for size in there}
     return Offer(
         tuple(sorted(cpu.online(connection))),
         tuple(sorted(cpu.models(connection, virt_type))),
         nodes,
-        {str(size): Pages(one.total, one.free) for size, one in memory.pages(connection).items()},
-    )
+        pages=dict.fromkeys(sizes, Pages(0, 0)),
+        on_nodes=on_nodes,
+    ).within(nodes)
 
 
 def _proved(
     told: Offer, kept: Offer, uri: str, virt_type: VirtType, made_of: Mapping[str, Any]
 ) -> Offer:
     """Have a host prove what it does not tell; what it was proved to do is remembered."""
-    proved, refused = set(kept.proved), {}
+    proved, refused = set(kept.proved), dict(kept.refused)
     for what, part in offer.proofs(made_of).items():
+        refused.pop(what, None)
         size = str(part.get("hugepages", ""))
         if what in proved or (size and not told.pages.get(size, Pages(0, 0)).free):
             continue  # without a free page there is nothing to prove it with
@@ -112,7 +119,13 @@ def objections(
     more = {size: count for size, count in pages.items() if count > own.get(size, 0)}
     if found or not more:
         return found
-    return offer.page_shortage(told, more, _held(session, host, server))
+    nodes = _bound(made_of)
+    found = offer.page_shortage(told, more, _held(session, host, server))
+    if nodes and not found:
+        there = _held(session, host, server, nodes)
+        where = f" on NUMA node {made_of['nodes']}"
+        found = offer.page_shortage(told.within(nodes), more, there, where)
+    return found
 
 
 def wanted(body: ServerRequest | CloneRequest, size: Demand) -> FinePrint:
@@ -160,7 +173,14 @@ def held(session: Session) -> dict[UUID, dict[str, int]]:
     return found
 
 
-def _held(session: Session, host: Host, server: Server | None) -> Held:
+def _bound(made_of: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the NUMA nodes that memory lies on and nowhere else; none: it may lie anywhere."""
+    nodes = made_of.get("nodes")
+    return tuning.cpus(nodes) if nodes and made_of.get("mode", "strict") == "strict" else ()
+
+
+def _held(session: Session, host: Host, server: Server | None, nodes: tuple[int, ...] = ()) -> Held:
+    """Return what servers hold of a host's huge pages; with nodes, those that are bound to them."""
     rows = session.scalars(
         select(Server).where(
             Server.reserved,
@@ -172,6 +192,9 @@ def _held(session: Session, host: Host, server: Server | None) -> Held:
     idle: dict[str, int] = {}
     own: dict[str, int] = {}
     for row in rows:
+        bound = _bound(row.memory) or _bound(_later(row))
+        if nodes and not (bound and set(bound) <= set(nodes)):
+            continue
         off = row.status in _OFF and row.operation_id is None
         if server is not None and row.id == server.id:
             own = {} if off or row.host_id != host.id else backing.pages(row.memory, row.memory_mib)
@@ -180,6 +203,11 @@ def _held(session: Session, host: Host, server: Server | None) -> Held:
         for size, count in row.pages.items():
             amounts[size] = amounts.get(size, 0) + count
     return Held(used, idle, own)
+
+
+def _later(server: Server) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (server.pending or {"after": {}})["after"].get("memory", {})
+    return found
 
 
 def require(

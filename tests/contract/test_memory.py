@@ -93,6 +93,7 @@ def test_a_host_tells_its_nodes(host: "Host") -> None:
 
 def test_a_host_tells_its_memory(host: "Host") -> None:
     assert {2, 1024} >= memory.pages(host.conn).keys()
+    assert memory.pages_on(host.conn).keys() == cpu.nodes(host.conn).keys()
     if host.real:
         total, spare = memory.available_mib(host.conn)
         assert 0 < spare <= total

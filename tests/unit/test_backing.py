@@ -33,7 +33,8 @@ sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 BEFORE = Shape(2, 1024, 10, 8, 2048)
 SAME = BEFORE.demand
 ROOM = Room(16, memory_headroom=2.0)
-ABLE = Offer(tuple(range(8)), None, (0,), {"2": Pages(200, 200)}, ("huge pages of 2 MiB",))
+PAGES = {"2": Pages(200, 200)}
+ABLE = Offer(tuple(range(8)), None, (0,), PAGES, ("huge pages of 2 MiB",), on_nodes={"0": PAGES})
 CYCLE: dict[str, Any] = {"allow_power_cycle": True}
 ME: dict[str, Any] = {"project_id": None, "actor": "me"}
 
@@ -353,3 +354,21 @@ def test_every_number_of_pages_is_what_servers_hold(life: Backed) -> None:
     assert life.pages == {"2": 100}
     with pytest.raises(InvalidRequest, match="no whole huge pages"):
         life.do(Verb.RESIZE, ResizeRequest(memory_mib=201, **CYCLE))
+
+
+@sqlite
+def test_pages_of_other_nodes_help_nobody_who_is_bound(
+    life: Backed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_nodes = {"0": {"2": Pages(100, 100)}, "1": {"2": Pages(100, 100)}}
+    two = replace(ABLE, nodes=(0, 1), on_nodes=on_nodes)
+    monkeypatch.setattr(offers, "_told", lambda *_: two)
+    life.tune(hugepages=2, nodes="0")
+    other = life.of(life.catalogue.create("other").server_id)
+    with transaction() as session:
+        there = session.get_one(Server, other.server_id)
+        there.status, there.operation_id = "stopped", None
+        there.host_id = session.get_one(Server, life.server_id).host_id
+    with pytest.raises(NoHostFits, match="asked, 4 of 100 free on NUMA node 0: "):
+        other.ask(memory=fine(hugepages=2, nodes="0"))
+    other.ask(memory=fine(hugepages=2, nodes="1"))
