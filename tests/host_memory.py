@@ -1,9 +1,10 @@
 """What this machine's kernel does with memory; its huge pages are shared by all labs."""
 
 import fcntl
+import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -27,56 +28,53 @@ def pages_read(told: Callable[[], int]) -> bool:
     pytest.skip("somebody takes and gives huge pages all the time")
 
 
-def taken_mib(server_id: UUID) -> int:
-    """Return how much of a running guest's memory is made of huge pages, as the kernel counts."""
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            if str(server_id).encode() not in status.with_name("cmdline").read_bytes():
-                continue
-            fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        except OSError:
-            continue
-        return int(fields["HugetlbPages"].split()[0]) >> 10
+def _process(server_id: UUID) -> Path:
+    """Return the folder of a running guest's process below /proc."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            said = (process / "cmdline").read_bytes()
+            if said.startswith(b"/usr/bin/qemu-system") and str(server_id).encode() in said:
+                return process
     pytest.fail("the guest does not run")
 
 
-@contextmanager
-def set_aside(count: int) -> Iterator[None]:
-    """Have the machine set aside that many pages of 2 MiB more than are in use, for one test.
-
-    Skips where the kernel has no such pages, or cannot find enough memory in one piece.
-    """
-    if not KNOB.exists():
-        pytest.skip("this kernel has no huge pages of 2 MiB")
-    with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when we die
-        before = int(KNOB.read_text())
-        used = before - free()
-        KNOB.write_text(str(used + count))
-        try:
-            if int(KNOB.read_text()) < used + count:
-                pytest.skip("the machine's memory is too full, or not ours, for huge pages")
-            yield
-        finally:
-            KNOB.write_text(str(before))
+def taken_mib(server_id: UUID) -> int:
+    """Return how much of a running guest's memory is made of huge pages, as the kernel counts."""
+    lines = (_process(server_id) / "status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines)
+    return int(fields["HugetlbPages"].split()[0]) >> 10
 
 
 def soft_limit(server_id: UUID) -> int | None:
     """Return the MiB that the kernel limits a guest to, whichever version of control groups."""
-    for process in Path("/proc").iterdir():
+    lines = (_process(server_id) / "cgroup").read_text().splitlines()
+    found = {key: path for _, key, path in (line.split(":", 2) for line in lines)}
+    old = "memory" in found
+    root = Path("/sys/fs/cgroup/memory" if old else "/sys/fs/cgroup")
+    group = root / found["memory" if old else ""].lstrip("/")
+    name = "memory.soft_limit_in_bytes" if old else "memory.high"
+    files = [place / name for place in (group, *group.parents) if (place / name).exists()]
+    told = [int(text) for file in files if (text := file.read_text().strip()) != "max"]
+    least = min(told, default=1 << 62)
+    return least >> 20 if least < 1 << 60 else None
+
+
+@contextmanager
+def set_aside(count: int) -> Iterator[bool]:
+    """Have the machine set aside that many pages of 2 MiB more than are in use, for one test.
+
+    Tells whether they are there: the kernel may know no such pages, may not be ours to tell, or
+    may not find enough memory in one piece.
+    """
+    with LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it when we die
+        before = int(KNOB.read_text()) if os.access(KNOB, os.W_OK) else None
+        if before is None:
+            yield False
+            return
+        used = before - free()
         try:
-            if str(server_id).encode() not in (process / "cmdline").read_bytes():
-                continue
-            lines = (process / "cgroup").read_text().splitlines()
-        except OSError:
-            continue
-        found = {key: path for _, key, path in (line.split(":", 2) for line in lines)}
-        old = "memory" in found
-        root = Path("/sys/fs/cgroup/memory" if old else "/sys/fs/cgroup")
-        group = root / found["memory" if old else ""].lstrip("/")
-        name = "memory.soft_limit_in_bytes" if old else "memory.high"
-        files = [place / name for place in (group, *group.parents) if (place / name).exists()]
-        told = [int(text) for file in files if (text := file.read_text().strip()) != "max"]
-        least = min(told, default=1 << 62)
-        return least >> 20 if least < 1 << 60 else None
-    return None
+            KNOB.write_text(str(used + count))
+            yield int(KNOB.read_text()) >= used + count
+        finally:
+            KNOB.write_text(str(before))
