@@ -15,6 +15,7 @@ from tasks.resize import (
     reshape,
     set_memory,
     tune_cpu,
+    tune_memory,
     turn_off,
     turn_on,
 )
@@ -31,7 +32,7 @@ async def resize_server(
     """Give a server another size: live where it can be, else with a power cycle if that is allowed.
 
     Args:
-        request: a plan, or vCPUs, memory and disk, and the fine print of its CPU.
+        request: a plan, or vCPUs, memory and disk, and the fine print of its CPU and memory.
         server: name or id of the server; fill this in when starting from the Prefect UI.
         operation_id: set by API and CLI, whose request is accepted already; leave empty here.
         project: name of the project that owns the server.
@@ -41,6 +42,8 @@ async def resize_server(
     ) as claim:
         await turn_off(claim)
         await together(
-            claim, reshape, tune_cpu, set_memory, grow_disk, expand_filesystem, plug_vcpus
+            claim,
+            *(reshape, tune_cpu, tune_memory, set_memory),
+            *(grow_disk, expand_filesystem, plug_vcpus),
         )
         await together(claim, turn_on, adopt_shape)

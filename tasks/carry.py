@@ -19,7 +19,7 @@ from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.images.failure import ShelfFileDamaged
-from innkeeper.services import hostcheck, journal
+from innkeeper.services import journal, offers
 from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
@@ -90,7 +90,7 @@ def carry_snapshots(b: Blueprint) -> str:
     """
     if b.committed:
         return "they are there"
-    hostcheck.require_cpu(b.host, b.cpu)
+    offers.require_told(b.host, b.cpu, b.memory)
     proven = dict(b.step_data.get(PROVEN, {}))
     names = [name for _kind, name in all_files(b)]
     if b.host.simulated:

@@ -9,7 +9,7 @@ from innkeeper.domain.naming import POOL, console_log, nvram_file, seed_of, serv
 from innkeeper.domain.specs import UEFI, RebootRequest, StopRequest
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import PermanentError
-from innkeeper.hypervisor import guest, snapshot, storage
+from innkeeper.hypervisor import cpu, guest, snapshot, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
 from innkeeper.services import consoles, journal
@@ -97,7 +97,8 @@ def spec_of(
         virt_type=b.host.virt_type,
         firmware=image.firmware,
         nvram_path=Path(nvram_file(b.domain_name)) if image.firmware == UEFI else None,
-        cpu=b.cpu,
+        cpu=cpu.placed(connection, b.cpu),
+        memory=b.memory,
         max_vcpus=b.max_vcpus,
         max_memory_mib=b.max_memory_mib,
         disks=(root, *data),

@@ -15,7 +15,7 @@ from innkeeper.dispatch import RunFate
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.specs import DeleteSnapshotRequest
-from innkeeper.errors import Conflict, InnkeeperError, NotFound
+from innkeeper.errors import Conflict, InnkeeperError, NotFound, TransientError
 from innkeeper.images import store
 from innkeeper.services import (
     accept,
@@ -89,7 +89,7 @@ def carry_out_waiting() -> list[str]:
     """Start the resizes that waited for a maintenance window which is open now; return whose."""
     started = []
     for server_id in pending.due():
-        with suppress(InnkeeperError):  # held, cancelled or carried out meanwhile; or it closed
+        try:
             view = accept.request(
                 Verb.RESIZE,
                 server_id,
@@ -97,9 +97,14 @@ def carry_out_waiting() -> list[str]:
                 project_id=None,
                 actor=pending.WINDOW,
             )
-            started.append(view.server)
-            if flow_run_id := dispatch.dispatch(view):
-                operations.mark_dispatched(view.id, view.attempt, flow_run_id)
+        except (Conflict, NotFound, TransientError):
+            continue  # held, cancelled or carried out meanwhile; the window closed; or later
+        except InnkeeperError as refused:
+            pending.tell_refused(server_id, str(refused))
+            continue
+        started.append(view.server)
+        if flow_run_id := dispatch.dispatch(view):
+            operations.mark_dispatched(view.id, view.attempt, flow_run_id)
     return started
 
 

@@ -13,9 +13,8 @@ from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import POOL
 from innkeeper.domain.resizing import Shape
 from innkeeper.domain.specs import ResizeRequest
-from innkeeper.domain.tuning import told
 from innkeeper.errors import InnkeeperError, PermanentError
-from innkeeper.hypervisor import agent, cpu, guest, shape, storage
+from innkeeper.hypervisor import agent, cpu, guest, memory, shape, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.cpu import Tuning
 from innkeeper.hypervisor.power import PowerState
@@ -154,10 +153,34 @@ def _tune(b: Blueprint, old: Shape, new: Shape, usual: int | None) -> str:
     connection = connect(b.host.uri)
     if "shares" not in b.step_data:  # the host's own weight, if nobody asked for one
         journal.note(b.claim, "tune-cpu", shares=cpu.tuned(connection, b.server_id).shares)
-    wanted = Tuning.of(new.cpu)
+    wanted = Tuning.of(cpu.placed(connection, new.cpu))
     cpu.tune(connection, b.server_id, replace(wanted, shares=wanted.shares or usual))
-    subjects = ("CPU shares", "CPU limit", "CPU pinning")
-    return ", ".join(f"{subject}: {told(new.cpu, subject, new.vcpus)}" for subject in subjects)
+    subjects = ("CPU shares", "CPU limit", "CPU pinning", "CPU NUMA nodes")
+    return ", ".join(f"{subject}: {new.told(subject)}" for subject in subjects)
+
+
+@step("tune-memory")
+def tune_memory(b: Blueprint) -> str:
+    """Give the running guest its soft limit of memory."""
+    return _limit(b, b.way.before, b.way.after)
+
+
+@tune_memory.undone_by
+def tune_memory_back(b: Blueprint) -> str:
+    """Have the soft limit as it was."""
+    return "adopted: kept" if _adopted(b) else _limit(b, b.way.after, b.way.before)
+
+
+def _limit(b: Blueprint, old: Shape, new: Shape) -> str:
+    wanted = new.memory.get("soft_limit")
+    if _cycles(b) or old.memory.get("soft_limit") == wanted:
+        return "nothing to do while it runs"
+    if not _runs(b):
+        return LATER
+    if b.host.simulated:
+        return "simulated"
+    memory.limit(connect(b.host.uri), b.server_id, wanted)
+    return new.told("memory soft limit")
 
 
 @step("balloon")

@@ -8,7 +8,8 @@ from innkeeper.api.access import Anyone, GuardedRoute, Operator, actor
 from innkeeper.api.bodies import PlanRequest
 from innkeeper.api.problems import documented
 from innkeeper.services import limits, plans
-from innkeeper.services.views import Page, PlanView, ResourceLimits
+from innkeeper.services.allocations import ResourceLimits
+from innkeeper.services.views import Page, PlanView
 
 router = APIRouter(tags=["plans"], route_class=GuardedRoute)
 

@@ -80,6 +80,7 @@ def create_server(
     idempotency_key: IdempotencyKey = None,
 ) -> OperationView:
     """Ask for a server. What it takes is reserved when this answers; building it takes longer."""
+    hostcheck.require_role(principal.role, body)
     operation = accept.create_server(
         body,
         project_id=project_id,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from innkeeper.cli import accepted, foresight, lookup, request
+from innkeeper.cli import accepted, foresight, lookup, request, tuning
 from innkeeper.cli.client import Json, connect
 from innkeeper.cli.options import Output, Project, Repeatable, ServerName, Wait
 from innkeeper.cli.output import Format
@@ -12,6 +12,7 @@ from innkeeper.cli.snapshot import quiesce_word
 
 
 @foresight.plannable
+@tuning.tunable
 def clone(
     server: ServerName,
     name: Annotated[str, typer.Argument(help="Host name of the new server.")],
@@ -53,6 +54,7 @@ def clone(
         "quiesce": quiesce_word(quiesce),
         "root_password": root_password,
         "description": description,
+        **tuning.asked(),
     }
     chosen: Json = {"snapshot": snapshot, "plan": plan, "disk_gib": disk}
     if ssh_key:

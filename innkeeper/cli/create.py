@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from innkeeper.cli import accepted, foresight, request
+from innkeeper.cli import accepted, foresight, request, tuning
 from innkeeper.cli.client import Json, connect
 from innkeeper.cli.options import Output, Project, Repeatable, Wait
 from innkeeper.cli.output import Format
 
 
 @foresight.plannable
+@tuning.tunable
 def create(
     name: Annotated[str, typer.Argument(help="Host name of the server, unique in its project.")],
     *,
@@ -76,6 +77,7 @@ def create(
         "static_address": static_address,
         "root_password": root_password,
         "description": description,
+        **tuning.asked(),
     }
     chosen = {
         "image": image,

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from innkeeper.cli import foresight, lookup
+from innkeeper.cli import foresight, lookup, tuning
 from innkeeper.cli import output as out
 from innkeeper.cli.acting import act
 from innkeeper.cli.client import Json, connect
@@ -14,6 +14,7 @@ from innkeeper.cli.output import Format
 
 
 @foresight.plannable
+@tuning.tunable
 def resize(
     names: ServerNames,
     *,
@@ -24,22 +25,6 @@ def resize(
     ] = None,
     disk: Annotated[
         int | None, typer.Option(min=1, help="Root disk in GiB; it only grows.")
-    ] = None,
-    sockets: Annotated[int | None, typer.Option(min=0, max=4, help="0: the host's choice.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(min=0, max=2, help="Threads of each core; 0: the host's choice.")
-    ] = None,
-    cpu_model: Annotated[
-        str | None, typer.Option(help="One that its host can give; '': the usual one.")
-    ] = None,
-    cpu_shares: Annotated[
-        int | None, typer.Option(min=0, max=10_000, help="Weight; 0: the host's default.")
-    ] = None,
-    cpu_limit: Annotated[
-        int | None, typer.Option(min=0, max=100, help="Percent of a CPU for each vCPU; 0: all.")
-    ] = None,
-    pin: Annotated[
-        str | None, typer.Option(help="Host CPUs that it runs on, like '0-2,5'; '': any.")
     ] = None,
     allow_power_cycle: Annotated[
         bool, typer.Option("--allow-power-cycle", help="Off and on, where it cannot be done live.")
@@ -62,10 +47,7 @@ def resize(
     """Give servers another size, while they run where that is possible."""
     size = {"plan": plan, "vcpus": vcpus, "memory_mib": memory, "disk_gib": disk}
     body: Json = {key: value for key, value in size.items() if value is not None}
-    fine = {"sockets": sockets, "threads": threads, "model": cpu_model}
-    fine |= {"shares": cpu_shares, "limit": cpu_limit, "pin": pin}
-    if asked := {key: value for key, value in fine.items() if value is not None}:
-        body |= {"cpu": asked}
+    body |= tuning.asked()
     body |= {"allow_power_cycle": allow_power_cycle} | ({"defer": True} if defer else {})
     body |= {"expand": "offline" if expand_offline else "online"}
     act("resize", names, body, idempotency_key, project, wait=wait, output=output)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from innkeeper.cli import foresight, lookup
+from innkeeper.cli import foresight, lookup, tuning
 from innkeeper.cli import output as out
 from innkeeper.cli.client import Json, connect
 from innkeeper.cli.failures import UsageFailure
@@ -21,6 +21,7 @@ class Removal(StrEnum):
     DELETE = "delete"
 
 
+@tuning.tunable
 def resources(
     name: ServerName,
     *,
@@ -44,7 +45,7 @@ def resources(
 ) -> None:
     """Have a server get all that is named, as operations one after another; or none if it has."""
     body: Json = {"vcpus": vcpus, "memory_mib": memory, "disk_gib": disk}
-    body |= {"allow_power_cycle": allow_power_cycle, "defer": defer}
+    body |= {"allow_power_cycle": allow_power_cycle, "defer": defer} | tuning.asked()
     if data is not None or remove_disks is not None:
         body |= {"disks": [_disk(text) for text in data or []]}
         body |= {"remove_disks": remove_disks or Removal.NO}

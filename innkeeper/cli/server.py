@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from innkeeper.cli import foresight, login, lookup, request
+from innkeeper.cli import foresight, login, lookup, request, tuning
 from innkeeper.cli import output as out
 from innkeeper.cli.acting import act as _act
 from innkeeper.cli.client import connect
@@ -376,7 +376,7 @@ def _details(server: ServerView) -> list[tuple[str, object]]:
         ("host", server.host),
         ("image", server.image),
         ("plan", f"{server.plan} ({size})"),
-        ("cpu", ", ".join(f"{name} {value}" for name, value in server.cpu.items()) or None),
+        *tuning.details(server),
         *(
             ("data disk", f"{disk.name}, {disk.size_gib} GiB, {disk.device}")
             for disk in server.disks

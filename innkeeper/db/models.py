@@ -82,6 +82,8 @@ class Host(Base):
     bridges: Mapped[list[Any]] = mapped_column(default_factory=list)  # that cards may be on
     limits_bandwidth: Mapped[bool] = mapped_column(default=False)  # proved: its kernel can
     uefi: Mapped[bool] = mapped_column(default=True)  # has firmware for guests that boot by UEFI
+    # What it said when it was last asked: processors, nodes, huge pages, what it was proved to do.
+    offer: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
 
 
@@ -154,6 +156,9 @@ class Server(Base):
     reserved: Mapped[bool] = mapped_column(default=True)
     placed: Mapped[bool] = mapped_column(default=True)  # takes of its host: not when shelved
     cpu: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)  # its fine print
+    memory: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)  # the same of its memory
+    # Huge pages that it holds of its host, by their size in MiB.
+    pages: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
     # A resize that waits for a power cycle, and what it will grow by: that is held already.
     pending: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), default=None)
     pending_vcpus: Mapped[int] = mapped_column(default=0)

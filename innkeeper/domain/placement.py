@@ -4,11 +4,12 @@ Filters, then one weigher, in the manner of Nova's scheduler: the host that is l
 waste wins, so that large holes stay whole for large servers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
 
+from innkeeper.domain.offer import Pages
 from innkeeper.errors import ForwardPortsExhausted, NoHostFits
 
 
@@ -24,6 +25,33 @@ class Demand:
 MEMORY_PART = 0.8
 DISK_PART = 0.9
 """What of a host may be taken before it is worth a warning."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a host really has left now, whoever took the rest; None: there is no pool yet."""
+
+    memory_mib: int
+    available_mib: int
+    disk_gib: int | None = None
+    free_gib: int | None = None
+    pages: Mapping[int, Pages] = field(default_factory=dict)
+
+    def warnings(self, name: str) -> tuple[str, ...]:
+        """Say where more is in use than the usual part; it is no reason to refuse anything."""
+        over = []
+        if self.available_mib < self.memory_mib * (1 - MEMORY_PART):
+            over.append(
+                f"More than {MEMORY_PART:.0%} of the memory of {name} is in use: "
+                f"{self.available_mib} of {self.memory_mib} MiB are available."
+            )
+        full = self.disk_gib and self.free_gib is not None
+        if full and (self.free_gib or 0) < (self.disk_gib or 0) * (1 - DISK_PART):
+            over.append(
+                f"More than {DISK_PART:.0%} of the disk of {name} is in use: {self.free_gib} of "
+                f"{self.disk_gib} GiB are free."
+            )
+        return tuple(over)
 
 
 @dataclass(frozen=True)
@@ -186,8 +214,10 @@ def place(demand: Demand, hosts: Sequence[Capacity], tie: Tie | None = None) -> 
     return Verdict(chosen.host_id if chosen else None, tuple(opinions))
 
 
-def require_chosen(verdict: Verdict) -> UUID:
+def require_chosen(verdict: Verdict, waits: Demand | None = None) -> UUID:
     """Return the chosen host.
+
+    `waits` is the part of what was asked for that a resize which waits will grow by.
 
     Raises:
         ForwardPortsExhausted: only forward ports were missing.
@@ -202,4 +232,13 @@ def require_chosen(verdict: Verdict) -> UUID:
         raise ForwardPortsExhausted(
             f"No forward port is free on any host ({reasons}): delete a server or add a host."
         )
-    raise NoHostFits(f"No host can take this server ({reasons}): ask for less or add a host.")
+    later = ""
+    if waits is not None and any((waits.vcpus, waits.memory_mib, waits.disk_gib)):
+        later = (
+            f" Of what it takes, {waits.vcpus} vCPUs, {waits.memory_mib} MiB of memory and "
+            f"{waits.disk_gib} GiB of disk are for its resize that waits: `innkeeper server "
+            "cancel-resize` forgets that."
+        )
+    raise NoHostFits(
+        f"No host can take this server ({reasons}): ask for less or add a host.{later}"
+    )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from innkeeper.domain import tuning
+from innkeeper.domain import backing, tuning
 from innkeeper.domain.placement import Capacity, Demand
 from innkeeper.domain.planning import Change, Effect
 from innkeeper.errors import InvalidRequest, NoHostFits
@@ -21,7 +21,7 @@ VCPU_HEADROOM = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """A server's size, how far it can grow while it runs, and its CPU's fine print."""
+    """A server's size, how far it can grow while it runs, and its CPU's and memory's fine print."""
 
     vcpus: int
     memory_mib: int
@@ -29,11 +29,23 @@ class Shape:
     max_vcpus: int
     max_memory_mib: int
     cpu: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
 
     @property
     def demand(self) -> Demand:
         """What it takes from its host."""
         return Demand(self.vcpus, self.memory_mib, self.disk_gib)
+
+    @property
+    def pages(self) -> dict[str, int]:
+        """How many huge pages it takes from its host, by their size in MiB."""
+        return backing.pages(self.memory, self.memory_mib)
+
+    def told(self, subject: str) -> str:
+        """Return what a subject of the fine print is, in words."""
+        if subject in tuning.SUBJECTS:
+            return tuning.told(self.cpu, subject, self.vcpus)
+        return backing.told(self.memory, subject)
 
 
 @dataclass(frozen=True)
@@ -47,21 +59,29 @@ class Room:
     host_vcpus: int
     memory_headroom: float = 1.0
 
-    def shape(self, size: Demand, cpu: Mapping[str, Any] | None = None) -> Shape:
+    def shape(
+        self,
+        size: Demand,
+        cpu: Mapping[str, Any] | None = None,
+        memory: Mapping[str, Any] | None = None,
+    ) -> Shape:
         """Return the shape that a guest of this size is started with.
 
-        One whose vCPUs are arranged in a certain way has them all from the start.
+        One whose vCPUs are arranged in a certain way has them all from the start, and one whose
+        memory cannot grow or shrink has that.
         """
         most = min(MOST_VCPUS, self.host_vcpus, VCPU_HEADROOM * size.vcpus)
         if tuning.arranged(cpu or {}):
             most = size.vcpus
+        headroom = 1.0 if backing.fixed(memory or {}) else self.memory_headroom
         return Shape(
             size.vcpus,
             size.memory_mib,
             size.disk_gib,
             max(size.vcpus, most),
-            max(size.memory_mib, int(size.memory_mib * self.memory_headroom)),
+            max(size.memory_mib, int(size.memory_mib * headroom)),
             dict(cpu or {}),
+            dict(memory or {}),
         )
 
 
@@ -105,14 +125,7 @@ class Resize:
             for subject, was, becomes, unit in pairs
             if was != becomes
         ]
-        fine = [
-            (
-                subject,
-                tuning.told(old.cpu, subject, old.vcpus),
-                tuning.told(new.cpu, subject, new.vcpus),
-            )
-            for subject in _changed(old.cpu, new.cpu)
-        ]
+        fine = [(subject, old.told(subject), new.told(subject)) for subject in _changed(old, new)]
         return tuple(
             Change(
                 Effect.POWER_CYCLE if what in self.obstacles else Effect.LIVE, what, was, becomes
@@ -121,12 +134,16 @@ class Resize:
         )
 
 
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return what of the CPU's fine print differs."""
+def _changed(before: Shape, after: Shape) -> list[str]:
+    """Return what of the fine print differs."""
     return [
         subject
-        for subject, names in tuning.SUBJECTS.items()
-        if any(before.get(name) != after.get(name) for name in names)
+        for subjects, old, new in (
+            (tuning.SUBJECTS, before.cpu, after.cpu),
+            (backing.SUBJECTS, before.memory, after.memory),
+        )
+        for subject, names in subjects.items()
+        if any(old.get(name) != new.get(name) for name in names)
     ]
 
 
@@ -137,27 +154,31 @@ def resize(
     *,
     runs: bool,
     cpu: Mapping[str, Any] | None = None,
+    memory: Mapping[str, Any] | None = None,
 ) -> Resize:
     """Return the way to a size; a server that runs takes the live way where there is one.
 
-    `cpu` is the CPU's fine print then; None: as it is.
+    `cpu` is the CPU's fine print then, `memory` the memory's; None: as it is.
 
     Raises:
-        InvalidRequest: it has that size already, its disk would shrink, or its topology does not
-            multiply to its vCPUs.
+        InvalidRequest: it has that size already, its disk would shrink, or the fine print does
+            not fit together, or to the size.
     """
     fine = before.cpu if cpu is None else dict(cpu)
-    tuning.require_topology(fine, wanted.vcpus)
-    if wanted == before.demand and fine == before.cpu:
+    made_of = before.memory if memory is None else dict(memory)
+    tuning.require_sound(fine, wanted.vcpus)
+    backing.require_sound(made_of, wanted.memory_mib)
+    if wanted == before.demand and (fine, made_of) == (before.cpu, before.memory):
         raise InvalidRequest("The server has this size already: ask for another.")
     if wanted.disk_gib < before.disk_gib:
         raise InvalidRequest(
             f"A root disk only grows: it has {before.disk_gib} GiB, {wanted.disk_gib} asked."
         )
-    fresh = room.shape(wanted, fine)
+    fresh = room.shape(wanted, fine, made_of)
     obstacles = _obstacles(before, wanted, fresh) if runs else {}
     stays = (wanted.vcpus, wanted.memory_mib) == (before.vcpus, before.memory_mib)
     stays = stays and tuning.arranged(fine) == tuning.arranged(before.cpu)
+    stays = stays and backing.fixed(made_of) == backing.fixed(before.memory)
     if stays or (runs and not obstacles):  # the room that it was started with
         fresh = Shape(
             wanted.vcpus,
@@ -166,6 +187,7 @@ def resize(
             before.max_vcpus,
             before.max_memory_mib,
             fine,
+            made_of,
         )
     return Resize(before, fresh, obstacles)
 
@@ -176,13 +198,21 @@ def _obstacles(before: Shape, wanted: Demand, fresh: Shape) -> dict[str, str]:
         found["vCPUs"] = "a vCPU cannot be taken from a running guest"
     elif wanted.vcpus > before.max_vcpus:
         found["vCPUs"] = f"it was started with room for {before.max_vcpus} vCPUs"
-    if wanted.memory_mib > before.max_memory_mib:
+    if wanted.memory_mib != before.memory_mib and backing.fixed(before.memory):
+        found["memory"] = (
+            "huge pages are all taken when a guest starts"
+            if before.memory.get("hugepages")
+            else "it was started without a balloon"
+        )
+    elif wanted.memory_mib > before.max_memory_mib:
         found["memory"] = f"it was started with room for {before.max_memory_mib} MiB of memory"
     elif wanted.memory_mib < before.memory_mib and fresh.max_memory_mib < before.max_memory_mib:
         found["memory"] = "a running guest could take the memory back"
-    for subject in _changed(before.cpu, fresh.cpu):
+    for subject in _changed(before, fresh):
         if subject in tuning.STARTED_WITH:
             found[subject] = "a running guest keeps the processors that it was started with"
+        elif subject in backing.STARTED_WITH:
+            found[subject] = "a running guest keeps the memory that it was started with"
     if before.cpu.get("shares") and not fresh.cpu.get("shares"):
         found["CPU shares"] = "what the host's default is, only a start tells"
     return found

@@ -16,7 +16,8 @@ from pydantic import (
 )
 
 from innkeeper.domain import cloudconfig, maintenance
-from innkeeper.domain.tuning import CpuTuning
+from innkeeper.domain.backing import FineMemory
+from innkeeper.domain.tuning import FineCpu
 
 Firmware = Literal["bios", "uefi"]
 """What a guest boots by."""
@@ -176,6 +177,8 @@ class ServerRequest(BaseModel):
         description="When it may be interrupted without being asked, in UTC",
         examples=["Sun 02:00-04:00"],
     )
+    cpu: FineCpu = None
+    memory: FineMemory = None
     description: Line = Field(default="", description="Free text, shown in lists")
 
     @field_validator("user_data")
@@ -347,7 +350,8 @@ class ResizeRequest(BaseModel):
     disk_gib: int | None = Field(
         default=None, ge=1, le=65536, description="Root disk in GiB; it only grows"
     )
-    cpu: CpuTuning | None = Field(default=None, description="The fine print of its CPU")
+    cpu: FineCpu = None
+    memory: FineMemory = None
     allow_power_cycle: bool = Field(
         default=False, description="Power the server off and on if it cannot be done while it runs"
     )
@@ -403,6 +407,8 @@ class CloneRequest(BaseModel):
     root_password: bool = Field(
         default=False, description="Make a root password for the console; it is shown once"
     )
+    cpu: FineCpu = None
+    memory: FineMemory = None
     description: Line = Field(default="", description="Free text, shown in lists")
 
 

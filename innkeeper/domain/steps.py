@@ -114,6 +114,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "turn-off",
         "reshape",
         "tune-cpu",
+        "tune-memory",
         "balloon",
         "grow-disk",
         "expand",

@@ -13,14 +13,25 @@ from innkeeper.errors import InvalidRequest
 
 HIGHEST_CPU: Final = 4095
 ARRANGEMENT: Final = ("sockets", "threads")
-SCHEDULING: Final = ("shares", "limit", "pin")
+SCHEDULING: Final = ("shares", "limit", "pin", "nodes")
 """What has to do with others on the host: for operators only."""
+NOTHING: Final[Mapping[str, Any]] = {
+    "sockets": 0,
+    "threads": 0,
+    "model": "",
+    "shares": 0,
+    "limit": 0,
+    "pin": "",
+    "nodes": "",
+}
+"""What gives each part back to the host."""
 SUBJECTS: Final = {
     "CPU topology": ARRANGEMENT,
     "CPU model": ("model",),
     "CPU shares": ("shares",),
     "CPU limit": ("limit",),
     "CPU pinning": ("pin",),
+    "CPU NUMA nodes": ("nodes",),
 }
 STARTED_WITH: Final = ("CPU topology", "CPU model")
 """What a running guest keeps until it is powered off."""
@@ -57,7 +68,12 @@ def cpu_set(numbers: tuple[int, ...]) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
 
 
-def _check_pin(text: str) -> str:
+def check_set(text: str) -> str:
+    """Return a set of CPUs, or of NUMA nodes, in its shortest form; an empty one stays.
+
+    Raises:
+        ValueError: it is no such set.
+    """
     return cpu_set(cpus(text)) if text else text
 
 
@@ -84,15 +100,29 @@ class CpuTuning(BaseModel):
     limit: int | None = Field(
         default=None, ge=0, le=100, description="Percent of a host CPU that each vCPU gets; 0: all"
     )
-    pin: Annotated[str, StringConstraints(max_length=256), AfterValidator(_check_pin)] | None = (
+    pin: Annotated[str, StringConstraints(max_length=256), AfterValidator(check_set)] | None = (
         Field(default=None, description="Host CPUs that it runs on, like '0-2,5'; empty: any")
+    )
+    nodes: Annotated[str, StringConstraints(max_length=256), AfterValidator(check_set)] | None = (
+        Field(
+            default=None,
+            description="NUMA nodes whose CPUs it runs on, instead of a pin; empty: any",
+        )
     )
 
 
-def merged(before: Mapping[str, Any], wanted: CpuTuning | None) -> dict[str, Any]:
-    """Return the fine print after a change; zeros and empty texts give back to the host."""
+FineCpu = Annotated[CpuTuning | None, Field(description="The fine print of its CPU")]
+
+
+def merged(
+    before: Mapping[str, Any],
+    wanted: BaseModel | None,
+    nothing: Mapping[str, Any] = NOTHING,
+) -> dict[str, Any]:
+    """Return a fine print after a change; what says `nothing` is given back to the host."""
     asked = wanted.model_dump(exclude_none=True) if wanted else {}
-    return {name: value for name, value in sorted({**before, **asked}.items()) if value}
+    there = {**before, **asked}
+    return {name: there[name] for name in sorted(there) if there[name] != nothing[name]}
 
 
 def quota(limit: int) -> int:
@@ -113,12 +143,17 @@ def started_with(cpu: Mapping[str, Any]) -> dict[str, Any]:
     return {name: cpu[name] for name in names if cpu.get(name)}
 
 
-def require_topology(cpu: Mapping[str, Any], vcpus: int) -> None:
-    """Pass when sockets, cores and threads multiply to the vCPUs.
+def require_sound(cpu: Mapping[str, Any], vcpus: int) -> None:
+    """Pass when sockets, cores and threads multiply to the vCPUs, and its place is said once.
 
     Raises:
-        InvalidRequest: they do not.
+        InvalidRequest: the sentence says what does not fit together.
     """
+    if cpu.get("pin") and cpu.get("nodes"):
+        raise InvalidRequest(
+            "CPUs to run on, or NUMA nodes whose CPUs these are, not both: give one of them back "
+            "(an empty text does)."
+        )
     there = arranged(cpu)
     if there is not None and vcpus % (there[0] * there[1]):
         sockets, threads = there
@@ -139,5 +174,5 @@ def told(cpu: Mapping[str, Any], subject: str, vcpus: int) -> str:
     (name,) = SUBJECTS[subject]
     value = cpu.get(name)
     if value is None:
-        return {"limit": "none", "pin": "any"}.get(name, "default")
+        return {"limit": "none", "pin": "any", "nodes": "any"}.get(name, "default")
     return f"{value} %" if name == "limit" else f"{value}"

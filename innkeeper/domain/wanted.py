@@ -1,11 +1,13 @@
 """The whole wanted state of a server's resources, and what leads there, in a safe order."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from innkeeper.domain import tuning
+from innkeeper.domain import backing, tuning
+from innkeeper.domain.backing import MemoryTuning
 from innkeeper.domain.disks import LARGEST_GIB
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Verb
@@ -37,6 +39,9 @@ class ResourcesRequest(BaseModel):
     cpu: CpuTuning | None = Field(
         default=None, description="All of its CPU's fine print; null: it stays as it is"
     )
+    memory: MemoryTuning | None = Field(
+        default=None, description="All of its memory's fine print; null: it stays as it is"
+    )
     disks: list[WantedDisk] | None = Field(
         default=None, max_length=MOST_DISKS, description="All data disks; null: they stay"
     )
@@ -56,6 +61,14 @@ class ResourcesRequest(BaseModel):
         return self
 
 
+@dataclass(frozen=True)
+class Fine:
+    """The fine print of a server's CPU and memory."""
+
+    cpu: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+
 Step = tuple[Verb, BaseModel, str]
 """A verb, its request, and what of the server it is about."""
 
@@ -63,18 +76,18 @@ Step = tuple[Verb, BaseModel, str]
 def difference(
     wanted: ResourcesRequest,
     size: Demand,
-    cpu: Mapping[str, Any],
+    fine: Fine,
     disks: Mapping[str, int],
     kept: Mapping[str, int],
     *,
-    own: Mapping[str, Any] | None = None,
+    own: Fine | None = None,
 ) -> list[Step]:
     """Return what is left to do: the size first, then disks grown and attached, removed at last.
 
     What may be refused comes before what loses something. `disks` are those that the server has,
-    with their GiB, `kept` those that no server has. Size and CPU are what it has or will have when
-    a resize that waits is done; `own` is the fine print that it has now, if that differs: another
-    resize takes the place of the one that waits, so it says all that differs from there.
+    with their GiB, `kept` those that no server has. Size and fine print are what it has or will
+    have when a resize that waits is done; `own` is the fine print that it has now, if that differs:
+    another resize takes the place of the one that waits, so it says all that differs from there.
 
     Raises:
         InvalidRequest: a disk would shrink, or one is left out and may not be removed.
@@ -87,7 +100,7 @@ def difference(
             f"Data disks are left out: {', '.join(sorted(gone))}. Name them, or say what becomes "
             "of them (remove_disks: keep or delete)."
         )
-    if resize := _resize(wanted, size, cpu, cpu if own is None else own):
+    if resize := _resize(wanted, size, fine, own or fine):
         steps.append((Verb.RESIZE, resize, "size"))
     for name, gib in there.items():
         has = disks.get(name, kept.get(name))
@@ -104,31 +117,32 @@ def difference(
     return steps
 
 
-def _resize(
-    wanted: ResourcesRequest, size: Demand, cpu: Mapping[str, Any], own: Mapping[str, Any]
-) -> ResizeRequest | None:
-    after = None if wanted.cpu is None else tuning.merged({}, wanted.cpu)
-    same = after is None or after == dict(cpu)
+def _resize(wanted: ResourcesRequest, size: Demand, has: Fine, own: Fine) -> ResizeRequest | None:
+    cpu = None if wanted.cpu is None else tuning.merged({}, wanted.cpu)
+    memory = None
+    if wanted.memory is not None:
+        memory = backing.merged({}, wanted.memory)
+    same = cpu in (None, dict(has.cpu)) and memory in (None, dict(has.memory))
     if Demand(wanted.vcpus, wanted.memory_mib, wanted.disk_gib) == size and same:
         return None
-    fine = None if after is None else _fine(after, own)
+    fine = {} if cpu is None else _difference(cpu, own.cpu, tuning.NOTHING)
+    made_of = {} if memory is None else _difference(memory, own.memory, backing.NOTHING)
     return ResizeRequest(
         vcpus=wanted.vcpus,
         memory_mib=wanted.memory_mib,
         disk_gib=wanted.disk_gib,
-        cpu=fine,
+        cpu=CpuTuning(**fine) if fine else None,
+        memory=MemoryTuning(**made_of) if made_of else None,
         allow_power_cycle=wanted.allow_power_cycle,
         defer=wanted.defer,
         expand=wanted.expand,
     )
 
 
-def _fine(after: Mapping[str, Any], own: Mapping[str, Any]) -> CpuTuning | None:
-    """Return what of the fine print differs; what is not wanted any more is given back."""
-    nothing: dict[str, Any] = dict.fromkeys(CpuTuning.model_fields, 0) | {"model": "", "pin": ""}
-    changed = {
-        name: after.get(name, nothing[name])
-        for name in CpuTuning.model_fields
-        if after.get(name) != own.get(name)
+def _difference(
+    after: Mapping[str, Any], own: Mapping[str, Any], nothing: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what of a fine print differs; what is not wanted any more is given back."""
+    return {
+        name: after.get(name, nothing[name]) for name in nothing if after.get(name) != own.get(name)
     }
-    return CpuTuning(**changed) if changed else None

@@ -8,6 +8,7 @@ from uuid import UUID
 import libvirt
 
 from innkeeper.domain import tuning
+from innkeeper.errors import InvalidRequest
 from innkeeper.hypervisor.errors import translated
 from innkeeper.hypervisor.xml.element import parse
 
@@ -74,6 +75,38 @@ def tuned(conn: libvirt.virConnect, server_id: UUID) -> Tuned:
         tuple(number for number, runs in enumerate(row) if runs) for row in domain.vcpuPinInfo(live)
     )
     return Tuned(int(told["cpu_shares"]), int(told["vcpu_quota"]), pins)
+
+
+def placed(conn: libvirt.virConnect, fine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fine print of a CPU with the host's CPUs in place of its NUMA nodes.
+
+    Raises:
+        InvalidRequest: the host has no such node.
+    """
+    wanted = fine.get("nodes")
+    if not wanted:
+        return dict(fine)
+    there = nodes(conn)
+    chosen = tuning.cpus(wanted)
+    if missing := tuple(number for number in chosen if number not in there):
+        raise InvalidRequest(
+            f"The host has no NUMA node {tuning.cpu_set(missing)}: it has "
+            f"{tuning.cpu_set(tuple(sorted(there)))}."
+        )
+    pin = tuning.cpu_set(tuple(sorted(number for node in chosen for number in there[node])))
+    return {name: value for name, value in fine.items() if name != "nodes"} | {"pin": pin}
+
+
+@translated()
+def nodes(conn: libvirt.virConnect) -> dict[int, tuple[int, ...]]:
+    """Return the host's NUMA nodes, and the CPUs of each that it can use."""
+    cells = parse(conn.getCapabilities()).iterfind("host/topology/cells/cell")
+    return {
+        int(cell.get("id", "0")): tuple(
+            int(one.get("id", "0")) for one in cell.iterfind("cpus/cpu")
+        )
+        for cell in cells
+    }
 
 
 def _count(conn: libvirt.virConnect) -> int:

@@ -42,6 +42,8 @@ def furnish(spec: dict[str, Any]) -> None:
     for source, target in spec["binds"]:
         Path(target).mkdir(parents=True, exist_ok=True)
         mount("--bind", source, target)
+    if spec["hugepages"]:
+        mount("-t", "hugetlbfs", "hugetlbfs", spec["hugepages"])
     # A private copy only. Libvirt reads /proc/mounts and would still find hidden controllers,
     # hence unmounted and not covered; sysfs shows the network devices of its maker's namespace.
     subprocess.run(["umount", "--lazy", "--recursive", "/sys"], check=True)

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path("/sys/fs/cgroup")
-# Not memory on version 1: guests stay in the memory group of whoever started the lab, so that a
-# limit on the whole session keeps holding.
-CONTROLLERS_V1 = ("cpu", "cpuacct", "cpuset", "blkio", "freezer", "devices")
+CONTROLLERS_V1 = ("cpu", "cpuacct", "cpuset", "blkio", "freezer", "devices", "memory")
 CONTROLLERS_V2 = ("cpu", "cpuset", "io", "memory", "pids")
 
 
@@ -37,7 +35,27 @@ class ControlGroups:
         """Return the host's top group in every hierarchy."""
         if self.unified:
             return [self.root / self.name]
-        return [self.root / controller / self.name for controller in self.controllers()]
+        return [self._folder(controller) for controller in self.controllers()]
+
+    def _folder(self, controller: str) -> Path:
+        """Return the host's top group of a version 1 controller.
+
+        That of memory is below the group of whoever started the lab, so that a limit on the whole
+        session keeps holding.
+        """
+        hierarchy = self.root / controller
+        if controller != "memory":
+            return hierarchy / self.name
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        own = next((line.split(":", 2)[2] for line in lines if ":memory:" in line), "/")
+        below = hierarchy / own.lstrip("/")
+        mine = (below if below.is_dir() else hierarchy) / self.name
+        if mine.is_dir():
+            return mine
+        elsewhere = (
+            Path(place) for place, folders, _ in os.walk(hierarchy) if self.name in folders
+        )
+        return next((place / self.name for place in elsewhere), mine)
 
     def ensure(self) -> None:
         """Make the groups, ready to take processes.

@@ -24,6 +24,7 @@ FOLDERS = (
     "lib/images",
     "lib/boot",
     "lib/qemu",
+    "lib/hugepages",
     "log/qemu",
     "cache",
 )
@@ -50,6 +51,9 @@ remember_owner = 0
 stdio_handler = "file"
 namespaces = []
 """
+HUGEPAGES = "/var/lib/libvirt/hugepages"
+# libvirtd does not start with one that is not there.
+HUGEPAGES_CONF = f'hugetlbfs_mount = "{HUGEPAGES}"\n'
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +143,17 @@ def _empty_run(layout: HostLayout) -> None:
 def _write_configuration(layout: HostLayout, record: HostRecord) -> None:
     files = {
         "libvirtd.conf": LIBVIRTD_CONF.format(host_uuid=record.host_uuid),
-        "qemu.conf": QEMU_CONF,
+        "qemu.conf": QEMU_CONF + (HUGEPAGES_CONF if _knows_hugetlbfs() else ""),
         "hosts": f"127.0.0.1 localhost\n127.0.1.1 {layout.name}\n",
         "resolv.conf": "",
     }
     for name, text in files.items():
         (layout.folder / "etc" / name).write_text(text)
+
+
+def _knows_hugetlbfs() -> bool:
+    """Tell whether this machine's kernel has huge pages, which the lab's hosts share."""
+    return "\thugetlbfs\n" in Path("/proc/filesystems").read_text()
 
 
 def _make_namespaces(layout: HostLayout) -> None:
@@ -165,6 +174,7 @@ def _make_namespaces(layout: HostLayout) -> None:
         "pins": {flag: str(layout.pins / kind) for kind, flag in NAMESPACES.items()},
         "binds": [(str(layout.folder / own), place) for own, place in BINDS.items()],
         "file_binds": [(str(etc / n), f"/etc/{n}") for n in ("hosts", "resolv.conf")],
+        "hugepages": HUGEPAGES if _knows_hugetlbfs() else "",
         "run": str(layout.run),
     }
     # unshare pins before anything is mounted inside: without this mark, a host whose maker was

@@ -48,7 +48,9 @@ from innkeeper.services import (
     firmware,
     hostcheck,
     layering,
+    measuring,
     migrating,
+    offers,
     pending,
     planning,
     reservations,
@@ -121,8 +123,10 @@ def create_server(
             nothing was reserved. A refusal by placement is kept as an event with its verdict.
     """
     check_roles(request.roles)
+    hostcheck.ask_for(request)
     made = make_secrets(with_password=request.root_password)
     with (
+        measuring.warned(),
         refusals(request.name, project_id, actor, keep=not foresight.dry_run) as verdicts,
         transaction() as session,
     ):
@@ -152,10 +156,13 @@ def _create(
     demand = Demand(plan.vcpus, plan.memory_mib, request.disk_gib or plan.disk_gib)
     _check_disk(image, demand.disk_gib)
     require_quota(session, project, demand)
-    verdict = place(demand, reservations.capacities(session, lock=True, image=image))
+    fine = offers.wanted(request, demand)
+    capacities = reservations.capacities(session, lock=True, image=image)
+    verdict = place(demand, [offers.judged(session, host, demand, fine) for host in capacities])
     verdicts.append(verdict)
     host = session.get_one(Host, require_chosen(verdict))
-    server = _server(request, made, project_id, host, image, plan, demand)
+    server = _server(request, made, project_id, host, image, plan)
+    resizing.give(server, resizing.fresh_shape(demand, host, *fine))
     session.add(server)
     session.flush()
     seen = planning.look(session, server, Verb.CREATE, request, foresight, project_id)
@@ -204,10 +211,8 @@ def _server(
     host: Host,
     image: Image,
     plan: Plan,
-    demand: Demand,
 ) -> Server:
     open_fields = {"ssh_keys", "packages", "static_address"}
-    shape = resizing.fresh_shape(demand, host)
     return Server(
         project_id=project_id,
         name=request.name,
@@ -215,11 +220,6 @@ def _server(
         host_id=host.id,
         image_id=image.id,
         plan_id=plan.id,
-        vcpus=demand.vcpus,
-        memory_mib=demand.memory_mib,
-        disk_gib=demand.disk_gib,
-        max_vcpus=shape.max_vcpus,
-        max_memory_mib=shape.max_memory_mib,
         request=request.model_dump(mode="json", include=open_fields),
         user_data=request.user_data,
         runcmd=json.dumps(request.runcmd),
@@ -263,6 +263,7 @@ def request(
     """
     body = body or _defaults(verb)
     if isinstance(body, CloneRequest):
+        hostcheck.ask(verb, server_id, body, project_id)
         return cloning.clone_server(
             server_id,
             body,
@@ -273,8 +274,12 @@ def request(
         )
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
-    hostcheck.require_possible(server_id, body, project_id)
-    with verifying.giving_way(dry_run=foresight.dry_run), transaction() as session:
+    hostcheck.ask(verb, server_id, body, project_id)
+    with (
+        measuring.warned(),
+        verifying.giving_way(dry_run=foresight.dry_run),
+        transaction() as session,
+    ):
         if verb in _RESERVING:
             layering.lock_quota(session, server_id)
         server = session.get(Server, server_id, with_for_update=True)

@@ -137,6 +137,7 @@ class Blueprint:
     inbound_kb: int | None = None
     outbound_kb: int | None = None
     cpu: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
     data: DataDisks = field(default_factory=DataDisks)
     cards: Cards = field(default_factory=Cards)
     roles: tuple[RoleRequest, ...] = field(default=(), repr=False)

@@ -24,6 +24,8 @@ from innkeeper.services import (
     journal,
     layering,
     lineage,
+    measuring,
+    offers,
     planning,
     reservations,
     resizing,
@@ -40,6 +42,7 @@ from innkeeper.services.admission import (
     require_free_name,
     require_quota,
 )
+from innkeeper.services.offers import FinePrint
 from innkeeper.services.operations import view
 from innkeeper.services.planning import ACT, Foresight
 from innkeeper.services.views import OperationView
@@ -66,6 +69,7 @@ def clone_server(
     made = make_secrets(with_password=request.root_password)
     key = None if foresight.dry_run else idempotency_key
     with (
+        measuring.warned(),
         verifying.giving_way(dry_run=foresight.dry_run),
         refusals(request.name, owner, actor, keep=not foresight.dry_run) as verdicts,
         transaction() as session,
@@ -82,12 +86,12 @@ def clone_server(
         demand = _demand(source, request, plan)
         require_quota(session, project, demand)
         base = _base(session, source, request)
-        verdict = _place(session, source, demand)
+        fine = offers.wanted(request, demand)
+        verdict = _place(session, source, demand, fine)
         verdicts.append(verdict)
         host = session.get_one(Host, require_chosen(verdict))
-        server = _server(source, request, made, demand, plan)
-        shape = resizing.fresh_shape(demand, host)
-        server.max_vcpus, server.max_memory_mib = shape.max_vcpus, shape.max_memory_mib
+        server = _server(source, request, made, plan)
+        resizing.give(server, resizing.fresh_shape(demand, host, *fine))
         session.add(server)
         session.flush()
         seen = planning.look(session, server, Verb.CLONE, request, foresight, source.id)
@@ -170,9 +174,12 @@ def _free_label(session: Session, source: Server, clone: str) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _place(session: Session, source: Server, demand: Demand) -> Verdict:
+def _place(session: Session, source: Server, demand: Demand, fine: FinePrint) -> Verdict:
     image = session.get_one(Image, source.image_id)
-    capacities = reservations.capacities(session, lock=True, image=image)
+    capacities = [
+        offers.judged(session, host, demand, fine)
+        for host in reservations.capacities(session, lock=True, image=image)
+    ]
     named = {capacity.host_id: capacity.name for capacity in capacities}
     if source.host_id is None:
         raise Conflict(f"'{source.name}' is on no host: there is no disk to clone.")
@@ -180,9 +187,7 @@ def _place(session: Session, source: Server, demand: Demand) -> Verdict:
     return place(demand, capacities, Tie(source.host_id, reason))
 
 
-def _server(
-    source: Server, request: CloneRequest, made: Secrets, demand: Demand, plan: Plan | None
-) -> Server:
+def _server(source: Server, request: CloneRequest, made: Secrets, plan: Plan | None) -> Server:
     keys = source.request.get("ssh_keys", []) if request.ssh_keys is None else request.ssh_keys
     fixed = bool(source.request.get("static_address"))
     return Server(
@@ -192,9 +197,6 @@ def _server(
         host_id=source.host_id,
         image_id=source.image_id,
         plan_id=plan.id if plan else source.plan_id,
-        vcpus=demand.vcpus,
-        memory_mib=demand.memory_mib,
-        disk_gib=demand.disk_gib,
         request={"ssh_keys": keys, "packages": [], "static_address": fixed},
         user_data=request.user_data,
         runcmd="[]",

@@ -1,95 +1,92 @@
-"""What only a host can tell of a wanted CPU, asked before anything is locked or reserved."""
+"""What only a host can tell of a wanted fine print, asked before anything is locked or reserved."""
 
-from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
 from uuid import UUID
 
 from pydantic import BaseModel
 
 from innkeeper.db.models import Host, Server
 from innkeeper.db.session import transaction
-from innkeeper.domain import tuning
-from innkeeper.domain.pending import PendingResizeRequest
-from innkeeper.domain.specs import ResizeRequest
-from innkeeper.errors import Forbidden, InvalidRequest
-from innkeeper.hypervisor import cpu
-from innkeeper.hypervisor.connection import connect
-from innkeeper.services.blueprint import HostBlueprint
+from innkeeper.domain import backing, tuning
+from innkeeper.domain.backing import MemoryTuning
+from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.specs import (
+    CloneRequest,
+    MigrateRequest,
+    ResizeRequest,
+    ServerRequest,
+    UnshelveRequest,
+)
+from innkeeper.domain.tuning import CpuTuning
+from innkeeper.errors import Forbidden, TransientError
+from innkeeper.services import measuring, offers, resizing
+from innkeeper.services.offers import FinePrint
 from innkeeper.services.views import Role
 
 
-def require_possible(server_id: UUID, body: BaseModel, project_id: UUID | None) -> None:
-    """Pass when the server's host has the CPUs and the model that are asked for.
+def ask(verb: Verb, server_id: UUID, body: BaseModel, project_id: UUID | None) -> None:
+    """Have the hosts that matter to a verb tell what they offer, if the server needs to know.
 
-    Who may not see the server learns nothing here.
+    Those are its own, or all that it may come to. Who may not see the server learns nothing here.
 
     Raises:
-        InvalidRequest: the sentence says what there is.
-        HostUnreachable: the host does not tell.
+        HostUnreachable: its own host does not tell.
+        NoHostFits: it has not as much memory left, whatever is reserved of it.
     """
-    if not isinstance(body, ResizeRequest) or isinstance(body, PendingResizeRequest):
-        return
-    fine = body.cpu
-    if fine is None or not (fine.pin or fine.model):
-        return
     with transaction() as session:
         server = session.get(Server, server_id)
         if server is None or (project_id is not None and server.project_id != project_id):
             return
         host = session.get(Host, server.host_id) if server.placed else None
-    if host is None:
-        return
-    simulated = host.virt_type == "test"
-    if fine.pin:
-        there = set(range(host.vcpus)) if simulated else cpu.online(connect(host.uri))
-        _require_cpus(host.name, tuning.cpus(fine.pin), there)
-    if fine.model and not simulated:
-        _require_model(host.name, fine.model, cpu.models(connect(host.uri), host.virt_type))
+        own = (server.cpu, server.memory)
+        waits = server.pending["after"] if server.pending else {}
+        later = (waits.get("cpu", {}), waits.get("memory", {}))
+        more = 0
+        if isinstance(body, ResizeRequest):
+            own = resizing.fine_print(server, body)
+            same = own == (server.cpu, server.memory) and not own[1].get("hugepages")
+            own = ({}, {}) if same else own
+            more = 0 if own[1].get("hugepages") else resizing.more_memory(session, server, body)
+    if isinstance(body, CloneRequest):
+        ask_for(body, host.id if host else None)
+    elif isinstance(body, UnshelveRequest | MigrateRequest):
+        offers.ask(*_both(own, later))
+    elif isinstance(body, ResizeRequest) and host is not None:
+        measuring.require_available(host, more)
+        offers.ask(*_both(own, later), host.id)
+    elif verb in {Verb.START, Verb.REBOOT} and waits and host is not None:
+        with suppress(TransientError):  # the steps wait for it
+            offers.ask(*later, host.id)
 
 
-def require_cpu(host: HostBlueprint, fine: Mapping[str, Any]) -> None:
-    """Pass when a host that a server comes to has the CPUs and the model that it was given.
+def _both(one: FinePrint, other: FinePrint) -> FinePrint:
+    """Return what is in either of two fine prints: it is only asked for, and judged later."""
+    return {**other[0], **one[0]}, {**other[1], **one[1]}
+
+
+def ask_for(body: ServerRequest | CloneRequest, host_id: UUID | None = None) -> None:
+    """Have the hosts that a new server may come to tell what they offer; all, or that one.
 
     Raises:
-        InvalidRequest: the sentence says what there is.
-        HostUnreachable: the host does not tell.
+        HostUnreachable: the one that was given does not tell.
     """
-    if host.simulated:
-        return
-    if pin := fine.get("pin"):
-        _require_cpus(host.name, tuning.cpus(pin), cpu.online(connect(host.uri)))
-    if model := fine.get("model"):
-        _require_model(host.name, model, cpu.models(connect(host.uri), host.virt_type))
-
-
-def _require_cpus(host: str, wanted: tuple[int, ...], there: set[int]) -> None:
-    if missing := tuple(number for number in wanted if number not in there):
-        raise InvalidRequest(
-            f"Host {host} has no CPU {tuning.cpu_set(missing)} that is online: it has "
-            f"{tuning.cpu_set(tuple(sorted(there)))}."
-        )
-
-
-def _require_model(host: str, wanted: str, there: set[str]) -> None:
-    if wanted not in there:
-        raise InvalidRequest(
-            f"Host {host} cannot give a guest the CPU model '{wanted}'. It can: "
-            f"{', '.join(sorted(there))}."
-        )
+    fine = tuning.merged({}, body.cpu)
+    offers.ask(fine, backing.merged({}, body.memory), host_id)
 
 
 def require_role(role: Role, body: BaseModel | None) -> None:
-    """Pass when who asks may have that: how guests share a host's CPUs is for operators.
+    """Pass when who asks may have that: how guests share a host is for operators.
 
     Raises:
         Forbidden: a tenant asked for it.
     """
-    fine = body.cpu if isinstance(body, ResizeRequest) else None
-    if role != "user" or fine is None:
+    if role != "user" or not isinstance(body, ResizeRequest | ServerRequest | CloneRequest):
         return
+    fine, made_of = body.cpu or CpuTuning(), body.memory or MemoryTuning()
     asked = [name for name in tuning.SCHEDULING if getattr(fine, name) is not None]
+    asked += [f"memory {n}" for n in backing.OPERATORS if getattr(made_of, n) is not None]
     if asked:
         raise Forbidden(
-            f"{', '.join(asked)}: how guests share their host's CPUs is for operators. Ask one, or "
+            f"{', '.join(asked)}: how guests share their host is for operators. Ask one, or "
             "leave that out; wanted resources, which say all, have to repeat what the server has."
         )

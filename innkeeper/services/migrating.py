@@ -62,7 +62,7 @@ def prepare(
     live = wants_live and (verdict.chosen is not None or body.mode == "live")
     if not live and wants_live:
         verdict = _judge(session, server, old, body.host, live=False)
-    new = session.get_one(Host, require_chosen(verdict))
+    new = session.get_one(Host, require_chosen(verdict, resizing.waiting_of(server)))
     cycles = runs and not live
     if cycles and not (body.allow_power_cycle or dry_run or resizing.in_window(server)):
         raise PowerCycleNeeded(

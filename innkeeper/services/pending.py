@@ -66,6 +66,7 @@ def _filled(pending: dict[str, Any], how: PendingResizeRequest) -> PendingResize
             "memory_mib": after.memory_mib,
             "disk_gib": after.disk_gib,
             "fine": after.cpu,
+            "backing": after.memory,
             "plan_id": pending["plan_id"],
             "expand": pending["expand"],
         }
@@ -134,11 +135,13 @@ def _waiting(server: Server) -> list[ConditionView]:
     if server.maintenance_window:
         waits_for = f"its maintenance window ({server.maintenance_window}), or {waits_for}"
     why = _why(server.pending["obstacles"])
+    refused = server.pending.get("refused")
     return [
         ConditionView(
             type=CONDITION,
             since=datetime.fromisoformat(server.pending["since"]),
-            message=f"A resize waits for {waits_for} ({why}).",
+            message=f"A resize waits for {waits_for} ({why})."
+            + (f" When it was to be carried out it was refused: {refused}" if refused else ""),
         )
     ]
 
@@ -208,6 +211,29 @@ def due() -> list[UUID]:
             and maintenance.parse(row.maintenance_window).open_at(instant)
             and not _obstacle(session, row, row.pending)
         ]
+
+
+def tell_refused(server_id: UUID, reason: str) -> None:
+    """Note why a resize that waits was not carried out; an event tells each reason once.
+
+    It goes on waiting, and is tried again: what is in its way may go.
+    """
+    with transaction() as session:
+        server = session.get(Server, server_id, with_for_update=True)
+        if server is None or not server.pending or server.pending.get("refused") == reason:
+            return
+        server.pending = server.pending | {"refused": reason}
+        events.record(
+            session,
+            "server.resize.refused",
+            actor=WINDOW,
+            project_id=server.project_id,
+            server_id=server.id,
+            operation_id=UUID(server.pending["operation_id"]),
+            reason=reason,
+            before=server.pending["before"],
+            after=server.pending["after"],
+        )
 
 
 def wait_again(held: Claim) -> bool:

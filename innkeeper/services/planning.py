@@ -193,7 +193,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
     )
 
 
-_TAKING = frozenset(
+TAKING = frozenset(
     {
         *(Verb.CREATE, Verb.CLONE, Verb.UNSHELVE, Verb.MIGRATE, Verb.RESIZE),
         *(Verb.ATTACH_DISK, Verb.GROW_DISK, Verb.SNAPSHOT),
@@ -205,7 +205,7 @@ _TAKING = frozenset(
 def _margins(session: Session, server: Server, verb: Verb) -> list[str]:
     """Warn of a host of which so much is taken then that it is worth a look."""
     subject = server.other_host_id or server.host_id
-    if verb not in _TAKING:
+    if verb not in TAKING:
         return []
     hosts = reservations.capacities(session, lock=False)
     return [warning for host in hosts if host.host_id == subject for warning in host.warnings]

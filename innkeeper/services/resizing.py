@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import Host, Operation, Plan, Project, Server, Snapshot, now
-from innkeeper.domain import maintenance, tuning
+from innkeeper.domain import backing, maintenance, tuning
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.placement import Demand
@@ -20,7 +20,7 @@ from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.resizing import Resize, Room, Shape, require_room, resize
 from innkeeper.domain.specs import ResizeRequest
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
-from innkeeper.services import events, limits, reservations
+from innkeeper.services import events, limits, offers, reservations
 from innkeeper.services.archive import is_current
 from innkeeper.settings import settings
 
@@ -43,6 +43,7 @@ def shape_of(server: Server) -> Shape:
         max(server.max_vcpus or 0, server.vcpus),
         max(server.max_memory_mib or 0, server.memory_mib),
         dict(server.cpu),
+        dict(server.memory),
     )
 
 
@@ -55,15 +56,26 @@ def demand_of(server: Server) -> Demand:
     )
 
 
+def waiting_of(server: Server) -> Demand:
+    """Return what a resize that waits will grow a server by."""
+    return Demand(server.pending_vcpus, server.pending_memory_mib, server.pending_disk_gib)
+
+
 def give(server: Server, shape: Shape) -> None:
     """Write a shape into the server's row."""
     for name, value in asdict(shape).items():
         setattr(server, name, value)
+    server.pages = shape.pages
 
 
-def fresh_shape(size: Demand, host: Host, cpu: dict[str, Any] | None = None) -> Shape:
+def fresh_shape(
+    size: Demand,
+    host: Host,
+    cpu: dict[str, Any] | None = None,
+    memory: dict[str, Any] | None = None,
+) -> Shape:
     """Return the shape that a guest of this size is started with on a host."""
-    return Room(host.vcpus, settings().memory_headroom).shape(size, cpu)
+    return Room(host.vcpus, settings().memory_headroom).shape(size, cpu, memory)
 
 
 def way(operation: Operation) -> Resize | None:
@@ -98,13 +110,15 @@ def prepare(
     replaced = let_go(server)
     room = Room(host.vcpus, settings().memory_headroom)
     runs = server.status == Status.ACTIVE
-    before, fine = shape_of(server), _fine(server, body)
-    if replaced.pending and (wanted, fine) == (before.demand, before.cpu):
+    before = shape_of(server)
+    fine, made_of = fine_print(server, body)
+    same = (wanted, fine, made_of) == (before.demand, before.cpu, before.memory)
+    if replaced.pending and same:
         raise Conflict(
             f"'{server.name}' has this size now, and another resize of it waits: cancel that one "
             f"(`innkeeper server cancel-resize {server.name}`) to have it stay as it is."
         )
-    found = resize(before, wanted, room, runs=runs, cpu=fine)
+    found = resize(before, wanted, room, runs=runs, cpu=fine, memory=made_of)
     refuse_under_memory(session, server, found)
     ends: dict[str, Any] = {}
     if isinstance(body, PendingResizeRequest):
@@ -124,6 +138,7 @@ def prepare(
         )
     waits = cycles and body.defer
     _require_room(session, server, found, replaced.growth)
+    _require_offered(session, server, host, found)
     _hold(server, found, waits=waits)
     session.flush()
     return {
@@ -160,7 +175,8 @@ def _wanted(session: Session, server: Server, body: ResizeRequest) -> tuple[Dema
     if isinstance(body, PendingResizeRequest) and body.vcpus and body.memory_mib and body.disk_gib:
         plan = session.get(Plan, UUID(body.plan_id)) if body.plan_id else None
         return Demand(body.vcpus, body.memory_mib, body.disk_gib), plan
-    if (body.plan, body.vcpus, body.memory_mib, body.disk_gib, body.cpu) == (None,) * 5:
+    asked = (body.plan, body.vcpus, body.memory_mib, body.disk_gib, body.cpu, body.memory)
+    if asked == (None,) * len(asked):
         raise InvalidRequest("A resize needs a plan, vCPUs, memory, a disk or a CPU to go to.")
     if body.plan is None:
         if body.memory_mib is not None:
@@ -184,11 +200,20 @@ def _wanted(session: Session, server: Server, body: ResizeRequest) -> tuple[Dema
     return Demand(plan.vcpus, plan.memory_mib, disk), plan
 
 
-def _fine(server: Server, body: ResizeRequest) -> dict[str, Any]:
-    """Return the fine print of the CPU that is asked for."""
+def fine_print(server: Server, body: ResizeRequest) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fine print of CPU and memory that is asked for."""
     if isinstance(body, PendingResizeRequest) and body.fine is not None:
-        return body.fine
-    return tuning.merged(server.cpu, body.cpu)
+        return body.fine, body.backing or {}
+    memory = backing.merged(server.memory, body.memory)
+    return tuning.merged(server.cpu, body.cpu), memory
+
+
+def more_memory(session: Session, server: Server, body: ResizeRequest) -> int:
+    """Return how many MiB of memory a server would take more than it holds already."""
+    named = select(Plan.memory_mib).where(Plan.name == body.plan, is_current(Plan.name))
+    wanted = body.memory_mib or (session.scalar(named) if body.plan else None)
+    held = server.memory_mib + server.pending_memory_mib
+    return (wanted or held) - held
 
 
 def _check_memory(session: Session, memory_mib: int) -> None:
@@ -201,7 +226,8 @@ def refuse_under_memory(session: Session, server: Server, found: Resize) -> None
     """Refuse what would leave snapshots with a memory that fits no server any more."""
     old, new = found.before, found.after
     same = (old.vcpus, old.memory_mib) == (new.vcpus, new.memory_mib)
-    if same and tuning.started_with(old.cpu) == tuning.started_with(new.cpu):
+    same = same and tuning.started_with(old.cpu) == tuning.started_with(new.cpu)
+    if same and backing.started_with(old.memory) == backing.started_with(new.memory):
         return
     names = session.scalars(
         select(Snapshot.name)
@@ -226,9 +252,9 @@ class Released:
 
 def let_go(server: Server) -> Released:
     """Forget the resize that waits, if there is one; the caller holds the server's lock."""
-    growth = Demand(server.pending_vcpus, server.pending_memory_mib, server.pending_disk_gib)
-    released = Released(server.pending, growth)
+    released = Released(server.pending, waiting_of(server))
     server.pending = None
+    server.pages = shape_of(server).pages
     server.pending_vcpus = server.pending_memory_mib = server.pending_disk_gib = 0
     return released
 
@@ -242,6 +268,16 @@ def keep_pending(server: Server, operation: Operation) -> None:
         "since": now().isoformat(),
         **{key: asked[key] for key in ("before", "after", "obstacles", "plan_id", "expand")},
     }
+
+
+def _require_offered(session: Session, server: Server, host: Host, found: Resize) -> None:
+    """Pass when the server's host can give what changes of the fine print, and the huge pages."""
+    old, new = found.before, found.after
+    if (old.cpu, old.memory, old.pages) == (new.cpu, new.memory, new.pages):
+        return
+    if new.pages:  # nobody else takes them meanwhile
+        reservations.capacities(session, lock=True)
+    offers.require(session, host, new.cpu, new.memory, new.pages, server)
 
 
 def _require_room(session: Session, server: Server, found: Resize, held: Demand) -> None:
@@ -270,6 +306,7 @@ def _require_room(session: Session, server: Server, found: Resize, held: Demand)
 
 def _hold(server: Server, found: Resize, *, waits: bool) -> None:
     """Hold the larger of both sizes; for one that waits beside the size that the server has."""
+    server.pages = backing.most(found.before.pages, found.after.pages)
     if waits:
         more = found.growth
         server.pending_vcpus, server.pending_memory_mib = more.vcpus, more.memory_mib

@@ -15,7 +15,7 @@ from innkeeper.db.models import DataDisk, Operation, Server, now
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status
 from innkeeper.domain.placement import Demand
-from innkeeper.domain.wanted import ResourcesRequest, Step, difference
+from innkeeper.domain.wanted import Fine, ResourcesRequest, Step, difference
 from innkeeper.errors import Conflict, InnkeeperError, NotFound, TransientError
 from innkeeper.services import accept, events, hostcheck, operations, verifying
 from innkeeper.services.planning import Foreseen, Foresight
@@ -27,14 +27,15 @@ KEY = "resources:{}:{}:{}"
 def _left(session: Session, server: Server, wanted: ResourcesRequest) -> list[Step]:
     """Return what is left to do; a resize that waits counts as what it will be."""
     size = Demand(server.vcpus, server.memory_mib, server.disk_gib)
-    cpu = server.cpu
+    own = fine = Fine(server.cpu, server.memory)
     if server.pending:
         after = server.pending["after"]
-        size, cpu = Demand(after["vcpus"], after["memory_mib"], after["disk_gib"]), after["cpu"]
+        size = Demand(after["vcpus"], after["memory_mib"], after["disk_gib"])
+        fine = Fine(after["cpu"], after.get("memory", {}))
     rows = session.scalars(select(DataDisk).where(DataDisk.project_id == server.project_id)).all()
     held = {row.name: row.size_gib for row in rows if row.server_id == server.id}
     kept = {row.name: row.size_gib for row in rows if row.phase == "available"}
-    return difference(wanted, size, cpu, held, kept, own=server.cpu)
+    return difference(wanted, size, fine, held, kept, own=own)
 
 
 def _locked(session: Session, server_id: UUID, project_id: UUID | None) -> Server:

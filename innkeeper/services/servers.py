@@ -95,6 +95,7 @@ def _view(row: Row[Any], data: list[DiskView], nics: list[NicView]) -> ServerVie
         memory_mib=server.memory_mib,
         disk_gib=server.disk_gib,
         cpu=dict(server.cpu),
+        memory=dict(server.memory),
         address=ip,
         mac=mac,
         edge_address=host.edge_address if host else None,

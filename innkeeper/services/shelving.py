@@ -8,12 +8,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.db.models import Disk, Host, Image, PortForward, Project, Server
-from innkeeper.domain import tuning
 from innkeeper.domain.placement import Capacity, Demand, place, require_chosen
 from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.specs import ShelveRequest, UnshelveRequest
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import binding, firmware, reservations, resizing
+from innkeeper.services import binding, firmware, offers, reservations, resizing
 
 ANOTHER = "another host was asked for"
 
@@ -60,13 +59,12 @@ def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[s
         raise NotFound(f"There is no host '{body.host}': see `innkeeper host list`.")
     capacities = reservations.capacities(session, lock=True)
     verdict = place(demand, [judged(session, server, host, body.host) for host in capacities])
-    host = session.get_one(Host, require_chosen(verdict))
+    host = session.get_one(Host, require_chosen(verdict, resizing.waiting_of(server)))
     reservations.move(session, server, host)
     binding.move(session, server, host.id)
     size = Demand(server.vcpus, server.memory_mib, server.disk_gib)
-    room = resizing.fresh_shape(
-        size, host, server.cpu
-    )  # what it can grow to live is the new host's matter
+    # What it can grow to live is the new host's matter.
+    room = resizing.fresh_shape(size, host, server.cpu, server.memory)
     server.max_vcpus, server.max_memory_mib = room.max_vcpus, room.max_memory_mib
     return {"verdict": verdict.as_dict()}
 
@@ -85,12 +83,7 @@ def judged(session: Session, server: Server, capacity: Capacity, wanted: str | N
         objections.append("one of it and the server is simulated, the other is not")
     if lacks := firmware.objection(session.get_one(Image, server.image_id), host):
         objections.append(lacks)
-    later = server.pending["after"]["cpu"] if server.pending else {}
-    objections += [
-        f"the server is pinned to CPUs {pin}, of which it has {host.vcpus}"
-        for pin in sorted({fine["pin"] for fine in (server.cpu, later) if fine.get("pin")})
-        if max(tuning.cpus(pin)) >= host.vcpus
-    ]
+    objections += offers.against(session, host, server)
     ports = session.scalars(select(PortForward.port).where(PortForward.server_id == server.id))
     taken = session.scalars(
         select(PortForward.port).where(

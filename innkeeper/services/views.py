@@ -70,6 +70,7 @@ class ServerView(View):
     memory_mib: int
     disk_gib: int
     cpu: dict[str, int | str] = Field(default_factory=dict)
+    memory: dict[str, bool | int | str] = Field(default_factory=dict)
     address: str | None
     mac: str | None
     edge_address: str | None
@@ -229,38 +230,6 @@ class DrainView(View):
     servers: list[DrainStepView]
     created_at: datetime | None = None
     ended_at: datetime | None = None
-
-
-class Size(View):
-    """vCPUs, memory and disk."""
-
-    vcpus: int
-    memory_mib: int
-    disk_gib: int
-
-
-class HostAllocation(View):
-    """A host's size with overcommit, what servers hold of it, and what is left.
-
-    `margin` is what is left before more than the usual part of memory or disk is taken: beyond it
-    nothing is refused, but `warnings` say so.
-    """
-
-    name: str
-    enabled: bool
-    limit: Size
-    allocated: Size
-    free: Size
-    margin: Size
-    warnings: list[str] = Field(default_factory=list)
-
-
-class ResourceLimits(View):
-    """How large a server may be, and what hosts have; only operators see hosts."""
-
-    smallest: Size
-    largest: Size
-    hosts: list[HostAllocation]
 
 
 class ImageView(View):

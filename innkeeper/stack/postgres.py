@@ -87,6 +87,7 @@ def command(config: StackConfig) -> list[str]:
         "listen_addresses": config.bind,
         "port": str(config.postgres_port),
         "unix_socket_directories": "",
+        "huge_pages": "off",  # it would take those that the host sets aside for guests
         **TUNING,
     }
     argv = [str(binaries(data) / "postgres"), "-D", str(data)]

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
+import host_memory
 import pytest
 
 from e2e.estate import Estate, eventually, unique
@@ -78,6 +79,8 @@ class Life(Shelved):
 def life(estate: Estate) -> Life:
     estate.clear()
     found = Life(estate)
+    fine = {"cpu": {"nodes": "0"}, "memory": {"soft_limit": 180}}
+    found.done("tuned", estate.act(found.server, "resize", **fine))
     found.sh(
         f"cat > /root/writer.py <<'END'\n{WRITER}\nEND\ncat > /root/check.py <<'END'\n{CHECK}\nEND"
     )
@@ -111,6 +114,7 @@ def test_a_running_guest_moves_live_and_loses_nothing(life: Life) -> None:
     life.stands(target, before)
     assert life.estate.boot_id(life.server) == boot
     assert life.has_its_cards() == cards
+    assert host_memory.soft_limit(UUID(life.server["id"])) == 180
     life.counts_on(count)
     assert life.sh("sha256sum /root/noise") == noise
     eventually(lambda: int(life.sh("cat /root/records | wc -l")) > written, what="more records")

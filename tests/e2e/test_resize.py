@@ -5,11 +5,13 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import host_memory
 import pytest
 
 from benchmarks.create_steps import seconds_between
@@ -18,6 +20,8 @@ from innkeeper.cli.client import Json
 from innkeeper.cli.failures import CliFailure
 
 DEATH_SECONDS = 120.0
+PAGES = 140
+DEVICES, BALLOON = "cat /sys/bus/virtio/devices/*/device", "0x0005"
 COUNT = "/dev/shm/count"  # noqa: S108 - in the guest's memory
 LOOP = f"n=0; while :; do echo $((n+=1)) $$ > {COUNT}.new; mv {COUNT}.new {COUNT}; sleep 0.2; done"
 
@@ -27,8 +31,10 @@ class Life:
 
     def __init__(self, estate: Estate) -> None:
         self.estate = estate
-        self.server = estate.done(estate.create(unique("size")))
+        fine = {"cpu": {"nodes": "0"}, "memory": {"soft_limit": 190}}
+        self.server = estate.done(estate.create(unique("size"), **fine))
         self.path = f"/servers/{self.server['id']}"
+        self.pages = ExitStack()
 
     def sh(self, script: str) -> str:
         return self.estate.login(self.server, ["sudo", "sh", "-c", script], timeout=60.0).strip()
@@ -113,9 +119,11 @@ class Life:
 
 
 @pytest.fixture(scope="module")
-def life(estate: Estate) -> Life:
+def life(estate: Estate) -> Iterator[Life]:
     estate.clear()
-    return Life(estate)
+    made = Life(estate)
+    with made.pages:
+        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -128,6 +136,7 @@ def _undoomed(estate: Estate) -> Iterator[None]:
 
 def test_live_as_it_was_planned_and_a_process_goes_on(life: Life) -> None:
     life.seen(1, 192, 1)
+    assert host_memory.soft_limit(UUID(life.server["id"])) == 190
     life.sh(f"echo '{LOOP}' > /root/loop")
     life.sh("(trap '' HUP; exec sh /root/loop) >/dev/null 2>&1 </dev/null &")
     eventually(lambda: life.sh(f"cat {COUNT} 2>/dev/null; true"), what="the counter")
@@ -153,13 +162,16 @@ def test_weight_limit_and_place_while_it_runs(life: Life) -> None:
     boot = life.estate.boot_id(life.server)
     life.sh("(trap '' HUP; while :; do :; done) >/dev/null 2>&1 </dev/null & echo $! > /run/busy")
     free = life.busy()
-    life.resize(cpu={"shares": 300, "limit": 5, "pin": "1"})
+    bounds = {"shares": 300, "limit": 5, "pin": "1"}
+    life.resize(cpu=bounds | {"nodes": ""}, memory={"soft_limit": 250})
     bound = life.busy()
     print(f"a busy vCPU takes {free:.2f} CPUs, with a limit of 5 % {bound:.2f}")  # noqa: T201
     assert bound < 0.07 < free
     assert life.runs_on() == {frozenset({1})}
-    assert life.server["cpu"] == {"shares": 300, "limit": 5, "pin": "1"}
-    life.resize(cpu={"limit": 0, "pin": ""})
+    assert life.server["cpu"] == bounds
+    assert host_memory.soft_limit(UUID(life.server["id"])) == 250
+    life.resize(cpu={"limit": 0, "pin": "", "nodes": "0"}, memory={"soft_limit": 0})
+    assert host_memory.soft_limit(UUID(life.server["id"])) is None
     assert life.busy() > 0.07
     assert life.runs_on() == {frozenset({0, 1})}
     life.sh("kill -9 $(cat /run/busy)")
@@ -187,11 +199,22 @@ def test_with_a_power_cycle_if_that_is_allowed(life: Life) -> None:
 
 
 def test_while_it_is_stopped(life: Life) -> None:
+    assert BALLOON in life.sh(DEVICES)
     life.done("stop", life.estate.act(life.server, "stop"))
-    life.resize(memory_mib=256, disk_gib=4)
+    huge = life.pages.enter_context(host_memory.set_aside(PAGES))
+    backed = {"hugepages": 2 if huge else 0, "nodes": "0", "balloon": False}
+    with pytest.raises(CliFailure) as refused:
+        life.ask(memory={"hugepages": 2, "nodes": "1"})
+    assert "no NUMA node 1, but 0" in refused.value.detail
+    with pytest.raises(CliFailure) as refused:
+        life.ask(memory_mib=512, memory={"hugepages": 2})
+    assert "huge pages of 2 MiB" in refused.value.detail, "more than there are"
+    life.resize(memory_mib=256, disk_gib=4, memory=backed)
     assert life.server["status"] == "stopped"
     life.done("start", life.estate.act(life.server, "start"))
     life.seen(1, 256, 4)
+    assert host_memory.taken_mib(UUID(life.server["id"])) == (256 if huge else 0)
+    assert BALLOON not in life.sh(DEVICES)
     eventually(lambda: life.filesystem() > 3.6, what="the file system")
 
 
@@ -202,6 +225,7 @@ def test_a_killed_power_cycle_is_resumed(life: Life) -> None:
         memory_mib=192,
         allow_power_cycle=True,
         cpu={"sockets": 2, "model": "qemu64"},
+        memory={"hugepages": 0, "nodes": "", "balloon": True},
     )
     doomed = life.estate.doomed_worker("resize", "turn-on", "before")
     eventually(lambda: doomed.poll() is not None, seconds=DEATH_SECONDS, what="the kill")
@@ -212,11 +236,14 @@ def test_a_killed_power_cycle_is_resumed(life: Life) -> None:
     cpuinfo = life.sh("cat /proc/cpuinfo")
     assert len(set(re.findall(r"physical id\s*: (\d+)", cpuinfo))) == 2, "two sockets"
     assert "QEMU Virtual CPU" in cpuinfo, "of that model"
+    assert host_memory.taken_mib(UUID(life.server["id"])) == 0
+    life.pages.close()
+    assert BALLOON in life.sh(DEVICES)
 
 
 def test_all_that_is_wanted_at_once_and_nothing_twice(life: Life) -> None:
     path, size = f"{life.path}/resources", {"vcpus": 2, "memory_mib": 192, "disk_gib": 4}
-    fine = {"sockets": 2, "model": "qemu64"}
+    fine = {"sockets": 2, "model": "qemu64", "nodes": "0"}
     disk = {"name": unique("data"), "size_gib": 1}
 
     def put(**fields: Any) -> None:
@@ -298,7 +325,7 @@ def test_what_waits_is_done_when_the_window_opens(life: Life) -> None:
     (resized,) = life.estate.client.items("/operations", **query)
     assert (resized["verb"], resized["actor"]) == ("resize", "maintenance-window")
     life.done("in its window", resized)
-    assert (life.server["cpu"], life.server["conditions"]) == ({"shares": 300}, [])
+    assert (life.server["cpu"], life.server["conditions"]) == ({"shares": 300, "nodes": "0"}, [])
     assert life.estate.boot_id(life.server) != boot
     assert "QEMU Virtual CPU" not in life.sh("cat /proc/cpuinfo")
 

@@ -20,6 +20,7 @@ from innkeeper.db.models import (
     Snapshot,
 )
 from innkeeper.db.session import transaction
+from innkeeper.domain import backing
 from innkeeper.domain.lifecycle import Phase, Status
 from innkeeper.domain.naming import POOL, disk_of, disk_serial
 from innkeeper.hypervisor import disks as adapter
@@ -48,6 +49,7 @@ def settled(stage: Stage, operation: OperationView, *, status: Status, phase: st
     with transaction() as session:
         row = session.get_one(Server, server.id)
         held, placed = row.reserved, row.placed
+        assert row.pages == backing.pages(row.memory, row.memory_mib)
         on_shelf = session.get(ShelfFile, server.id)
         rows = {
             (row.kind, row.name)
@@ -89,6 +91,7 @@ def agreed(conn: libvirt.virConnect, server_id: UUID) -> None:
     xml = conn.lookupByUUIDString(str(server_id)).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
     limit = server.cpu.get("limit")
     assert (f"<quota>{limit}000</quota>" in xml) if limit else ("<quota>" not in xml)
+    assert ("<hugepages>" in xml) == bool(server.memory.get("hugepages"))
     if server.status is Status.ACTIVE:
         assert shape.vcpus(conn, server_id) == server.vcpus
         assert shape.memory_mib(conn, server_id) == server.memory_mib

@@ -26,6 +26,7 @@ from innkeeper import dispatch
 from innkeeper.db import migrate
 from innkeeper.db.models import Host, Image, Plan, Project, Quota
 from innkeeper.db.session import engine_for, transaction
+from innkeeper.domain.backing import MemoryTuning
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
 from innkeeper.domain.naming import POOL, server_of
@@ -215,6 +216,7 @@ class Stage:
                 memory_mib=512 if now.memory_mib < 512 else 192,
                 disk_gib=now.disk_gib + 1,
                 cpu=CpuTuning(limit=30 if now.cpu.get("limit") == 60 else 60),
+                memory=MemoryTuning(hugepages=0 if now.memory.get("hugepages") else 2),
                 allow_power_cycle=True,
             )
         if verb in {Verb.REVERT, Verb.VERIFY_SNAPSHOT}:

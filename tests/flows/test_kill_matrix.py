@@ -15,6 +15,7 @@ from sabotage import Point
 
 from innkeeper.db.models import Operation
 from innkeeper.db.session import transaction
+from innkeeper.domain.backing import MemoryTuning
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
 from innkeeper.domain.specs import ResizeRequest, SnapshotRequest, SuspendRequest
 from innkeeper.domain.steps import STEPS
@@ -78,12 +79,15 @@ def _live(stage: Stage) -> OperationView:
     assert stage.standing is not None
     if servers.get(stage.standing).status is Status.STOPPED:
         stage.do(Verb.START)
-    least = ResizeRequest(vcpus=1, memory_mib=192, allow_power_cycle=True)
-    if (now := servers.get(stage.standing)).vcpus > 1 or now.memory_mib > least.memory_mib:
+    usual = MemoryTuning(hugepages=0)  # memory made of them does not grow
+    least = ResizeRequest(vcpus=1, memory_mib=192, memory=usual, allow_power_cycle=True)
+    now = servers.get(stage.standing)
+    if now.vcpus > 1 or now.memory_mib > 192 or now.memory.get("hugepages"):
         stage.do(Verb.RESIZE, least)
     limit = CpuTuning(limit=50 if now.cpu.get("limit") == 70 else 70)
-    body = ResizeRequest(vcpus=3, memory_mib=300, disk_gib=now.disk_gib + 1, cpu=limit)
-    return stage.accept(Verb.RESIZE, body)
+    soft = MemoryTuning(soft_limit=150 if now.memory.get("soft_limit") == 160 else 160)
+    size = {"vcpus": 3, "memory_mib": 300, "disk_gib": now.disk_gib + 1}
+    return stage.accept(Verb.RESIZE, ResizeRequest(**size, cpu=limit, memory=soft))
 
 
 @pytest.mark.parametrize("point", sabotage.points(Verb.RESIZE), ids=str)

@@ -371,6 +371,20 @@ def test_version_2_groups_delegate_and_keep_daemons_in_a_leaf(tmp_path: Path) ->
     assert not (tmp_path / "ik-lab1").exists()
 
 
+def test_a_memory_group_of_version_1_is_found_below_whoever_made_it(tmp_path: Path) -> None:
+    for controller in ("cpu", "memory"):
+        (tmp_path / controller).mkdir()
+    groups = ControlGroups("ik-lab1", tmp_path)
+    cpu, memory = tmp_path / "cpu" / "ik-lab1", tmp_path / "memory" / "ik-lab1"
+    assert groups.folders() == [cpu, memory]
+    below = tmp_path / "memory" / "another" / "session" / "ik-lab1"
+    below.mkdir(parents=True)
+    assert groups.folders() == [cpu, below]
+    groups.ensure()
+    groups.remove()
+    assert not below.exists()
+
+
 def test_refuses_a_home_whose_socket_path_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(LabCannotStart, match="INNKEEPER_HOME"):
         Lab(tmp_path / ("x" * 90), first_index=FIRST_INDEX).up(1)

@@ -1,5 +1,6 @@
 """Dry runs over HTTP, on every route that makes an operation."""
 
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -8,6 +9,11 @@ from conftest import Catalogue
 from journaled import active
 
 from innkeeper.api.app import create_app
+from innkeeper.db.models import Server
+from innkeeper.db.session import transaction
+from innkeeper.domain.offer import Pages
+from innkeeper.host import machine
+from innkeeper.hypervisor import memory
 
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -111,3 +117,42 @@ def test_a_server_has_a_maintenance_window(api: Api, catalogue: Catalogue) -> No
     (event,) = api("GET", "/events?kind=server.changed").json()["items"][1:]
     assert (event["before"], event["after"]) == ({"maintenance_window": None}, body)
     assert api("PATCH", path, json={"maintenance_window": None}).status_code == 200
+
+
+@sqlite
+def test_what_is_really_left_is_told_and_warned_of_and_counts(
+    api: Api, catalogue: Catalogue, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that is this machine is looked at without libvirt."""
+    path = f"/servers/{active(catalogue, plan='small')}/actions/resize"
+    catalogue.set_hosts("alpha", channel="local:", virt_type="qemu", pool_path=f"{home}/not/yet")
+    alpha, beta = api("GET", "/resource-limits", who="operator").json()["hosts"]
+    assert beta["measured"] is None, "it is simulated"
+    there = alpha["measured"]
+    assert 0 < there["available_mib"] <= there["memory_mib"]
+    assert 0 <= there["free_gib"] <= there["disk_gib"]
+    none = {"total": 0, "free": 0, "held": 0}
+    assert there["huge_pages"] == [{"size_mib": size} | none for size in (2, 1024)]
+    pages = {2: Pages(80, 50)}
+    monkeypatch.setattr(memory, "pages", lambda _: pages)
+    with transaction() as session:
+        session.query(Server).update({Server.pages: {"2": 30}})
+    alpha, _ = api("GET", "/resource-limits", who="operator").json()["hosts"]
+    held = {"size_mib": 2, "total": 80, "free": 50, "held": 30}
+    assert alpha["measured"]["huge_pages"] == [held]
+    monkeypatch.setattr(machine, "memory_mib", lambda: (10_000, 1_900))
+    monkeypatch.setattr(machine, "disk_gib", lambda _: (100, 9))
+    body = {"memory_mib": 2048, "allow_power_cycle": True}
+    plan = api("POST", f"{path}?dry_run=true", json=body).json()
+    said = [
+        "More than 80% of the memory of alpha is in use: 1900 of 10000 MiB are available.",
+        "More than 90% of the disk of alpha is in use: 9 of 100 GiB are free.",
+    ]
+    assert plan["warnings"][-2:] == said
+    assert api("POST", f"{path}?validate_only=true", json=body).json()["warnings"][-2:] == said
+    hosts = api("GET", "/resource-limits", who="operator").json()["hosts"]
+    assert [one["warnings"] for one in hosts] == [said, []]
+    refused = api("POST", path, json=body | {"memory_mib": 4096})
+    assert "only 1900 are available now" in problem(refused, 409, "no-host-fits")["detail"]
+    catalogue.set_hosts("alpha", memory_overcommit=2.0)
+    assert api("POST", path, json=body | {"memory_mib": 4096}).status_code == 202

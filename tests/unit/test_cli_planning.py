@@ -8,6 +8,7 @@ import pytest
 from paper_api import PaperApi, a_problem, a_server, an_operation, ident, page, run
 
 SERVER = f"/servers/{ident('web')}"
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBGyoPZtVgB1SpLRnmCJp0v6RTwTq0SH6lvYfyK0dcyX alice@desk"
 DIGEST = "p1-00000000-11111111"
 
 
@@ -47,6 +48,46 @@ def test_a_resize_sends_what_was_named(paper: PaperApi) -> None:
     ]
     assert not any(request.url.query for request in paper.sent("POST", f"{SERVER}/actions/resize"))
     run("server", "resize", "web", "--vcpus", "33", code=2)
+
+
+@pytest.mark.parametrize(
+    ("command", "method", "path"),
+    [
+        (("create", "new", "--ssh-key", KEY), "POST", "/servers"),
+        (("clone", "web", "new"), "POST", f"{SERVER}/clones"),
+        (("server", "resize", "web"), "POST", f"{SERVER}/actions/resize"),
+        (
+            ("server", "resources", "web", "--vcpus", "1", "--memory", "192", "--disk", "1"),
+            "PUT",
+            f"{SERVER}/resources",
+        ),
+    ],
+)
+def test_the_fine_print_is_sent_wherever_it_may_be_asked_for(
+    paper: PaperApi, command: tuple[str, ...], method: str, path: str
+) -> None:
+    answer = {"changed": False, "plans": []} if method == "PUT" else an_operation()
+    paper.on(method, path, answer)
+    run(
+        *command,
+        *("--cpu-model", "qemu64", "--cpu-limit", "50", "--cpu-nodes", "0", "--hugepages", "2"),
+        *("--memory-nodes", "0", "--memory-mode", "preferred", "--no-balloon"),
+        *("--memory-soft-limit", "0"),
+    )
+    (sent,) = paper.bodies(method, path)
+    assert sent["cpu"] == {"model": "qemu64", "limit": 50, "nodes": "0"}
+    memory = {"hugepages": 2, "nodes": "0", "mode": "preferred", "balloon": False, "soft_limit": 0}
+    assert sent["memory"] == memory
+    run(*command)
+    assert {"cpu", "memory"}.isdisjoint(paper.bodies(method, path)[1])
+
+
+def test_a_server_tells_its_fine_print(paper: PaperApi) -> None:
+    there = a_server(cpu={"limit": 50}, memory={"hugepages": 2, "balloon": False})
+    paper.on("GET", "/servers", page(there))
+    shown = run("server", "show", "web").stdout
+    assert re.search(r"cpu\s+limit 50", shown)
+    assert re.search(r"memory\s+hugepages 2, balloon False", shown)
 
 
 def test_a_resize_that_waits_and_a_cpu(paper: PaperApi) -> None:

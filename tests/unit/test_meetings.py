@@ -12,6 +12,7 @@ from innkeeper.db.models import Event, Host, Network, Nic, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
+from innkeeper.domain.offer import Offer
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.specs import (
     MigrateRequest,
@@ -25,15 +26,14 @@ from innkeeper.errors import Conflict, NoHostFits
 from innkeeper.hypervisor import guest
 from innkeeper.services import (
     accept,
-    hostcheck,
     migrating,
+    offers,
     pending,
     reservations,
     resources,
     servers,
     survey,
 )
-from innkeeper.services.blueprint import HostBlueprint
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import ChangePlan, OperationView
 from tasks import reconciliation
@@ -184,7 +184,7 @@ def test_a_pinning_that_waits_counts_for_where_it_may_go(life: Life) -> None:
         home = session.get_one(Server, life.server_id).host_id
         for host in session.query(Host).where(Host.id != home):
             host.vcpus = 5
-    with pytest.raises(NoHostFits, match="pinned to CPUs 5, of which it has 5"):
+    with pytest.raises(NoHostFits, match="beta: it has no CPU 5 that is online, but 0-4"):
         accept.request(Verb.MIGRATE, life.server_id, MigrateRequest(allow_power_cycle=True), **ME)
 
 
@@ -194,24 +194,21 @@ def test_a_host_that_has_not_its_cpu_is_found_out_before_it_is_shut_down(
     life.do(Verb.RESIZE, ResizeRequest(cpu=CpuTuning(model="qemu64", pin="0"), **CYCLE))
     run = guest.domain_run_id(life.conn, life.server_id)
     home = servers.get(life.server_id).host
-    there = {"online": {0}, "models": {"maximum"}}
-    asked = hostcheck.require_cpu
-
-    def real(host: HostBlueprint, fine: dict[str, Any]) -> None:
-        asked(replace(host, uri="qemu:///system", virt_type="qemu"), fine)
-
-    monkeypatch.setattr(hostcheck, "require_cpu", real)
-    monkeypatch.setattr(hostcheck, "connect", lambda uri: uri)
-    monkeypatch.setattr(hostcheck.cpu, "online", lambda *_: there["online"])
-    monkeypatch.setattr(hostcheck.cpu, "models", lambda *_: there["models"])
-    for why in ("cannot give a guest the CPU model 'qemu64'", "has no CPU 0 that is online"):
+    able = Offer((0,), ("qemu64",), (0,))
+    for less, why in (
+        (replace(able, models=("maximum",)), "it cannot give the CPU model 'qemu64', but maximum"),
+        (replace(able, cpus=(1,)), "it has no CPU 0 that is online, but 1"),
+    ):
+        monkeypatch.setattr(offers, "_told", lambda *_: able)
         view = accept.request(Verb.MIGRATE, life.server_id, MigrateRequest(**CYCLE), **ME)
+        monkeypatch.setattr(offers, "_told", lambda *_, said=less: said)
         ended = life.carry(view)
         assert ended.phase is Phase.FAILED
         assert why in (ended.error or "")
         assert guest.domain_run_id(life.conn, life.server_id) == run, "it was not interrupted"
-        there["online"] = {1}
-    there |= {"online": {0}, "models": {"qemu64"}}
+        with pytest.raises(NoHostFits, match=why):
+            accept.request(Verb.MIGRATE, life.server_id, MigrateRequest(**CYCLE), **ME)
+    monkeypatch.setattr(offers, "_told", lambda *_: able)
     life.do(Verb.MIGRATE, MigrateRequest(**CYCLE))
     assert servers.get(life.server_id).host != home
 

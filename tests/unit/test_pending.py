@@ -12,11 +12,11 @@ from sqlalchemy import select
 from stepwise import Life
 
 from innkeeper import dispatch
-from innkeeper.db.models import Event, Plan, Server, Snapshot
+from innkeeper.db.models import Event, Host, Plan, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
-from innkeeper.domain.specs import RebootRequest, ResizeRequest
-from innkeeper.errors import Conflict, NotFound, QuotaExceeded
+from innkeeper.domain.specs import MigrateRequest, RebootRequest, ResizeRequest
+from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound, QuotaExceeded
 from innkeeper.hypervisor import guest, shape
 from innkeeper.services import accept, operations, pending, reservations, resizing, servers
 from innkeeper.services.planning import Foreseen, Foresight
@@ -326,3 +326,37 @@ def test_over_http(api: Api, life: Waiting, started: list[UUID]) -> None:
     problem(api("DELETE", f"{path}/pending-resize"), 404, "not-found")
     ours = {"memory_mib": 512, "allow_power_cycle": True, "ends": "active", "vcpus": 1}
     assert api("POST", f"{path}/actions/resize", json=ours).status_code == 422
+
+
+def test_a_refusal_in_the_window_is_told_once_for_each_reason(
+    life: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.defer(vcpus=8)
+    life.windowed("daily 00:00-23:59")
+    monkeypatch.setattr(pending.maintenance.Window, "open_at", lambda *_: True)
+    reasons = iter(("no room", "no room", "no such CPU"))
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise InvalidRequest(next(reasons))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resizing, "prepare", refuse)
+        for _ in range(3):
+            assert reconciliation.carry_out_waiting() == []
+    assert [one.reason for one in events("server.resize.refused")] == ["no room", "no such CPU"]
+    (condition,) = life.view.conditions
+    assert condition.message.endswith("it was refused: no such CPU")
+    assert life.held == (8, 192, 1), "it goes on waiting"
+    monkeypatch.setattr(dispatch, "dispatch", lambda _: None)
+    assert reconciliation.carry_out_waiting() == ["web"]
+
+
+def test_a_refusal_by_placement_says_what_waits(life: Waiting) -> None:
+    life.defer(memory_mib=512, disk_gib=2)
+    with transaction() as session:
+        for host in session.query(Host):
+            if host.id != session.get_one(Server, life.server_id).host_id:
+                host.memory_mib = 500
+    body = MigrateRequest(allow_power_cycle=True)
+    with pytest.raises(NoHostFits, match=r"320 MiB of memory and 1 GiB of disk are for its resize"):
+        accept.request(Verb.MIGRATE, life.server_id, body, project_id=None, actor="me")

@@ -16,7 +16,7 @@ from innkeeper.db.models import Event, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.placement import Demand
-from innkeeper.domain.wanted import ResourcesRequest, WantedDisk, difference
+from innkeeper.domain.wanted import Fine, ResourcesRequest, WantedDisk, difference
 from innkeeper.errors import Forbidden, InvalidRequest, QuotaExceeded
 from innkeeper.services import operations, resources, servers
 from innkeeper.services.resizing import PowerCycleNeeded
@@ -46,7 +46,7 @@ def test_the_steps_lead_to_what_is_wanted(
         remove_disks="keep",
     )
     size = Demand(1, 192, 1)
-    steps = difference(asked, size, {}, has, kept)
+    steps = difference(asked, size, Fine(), has, kept)
     there, ranks = dict(has), []
     for verb, body, name in steps:
         ranks.append({Verb.RESIZE: 0, Verb.DETACH_DISK: 2}.get(verb, 1))
@@ -60,17 +60,18 @@ def test_the_steps_lead_to_what_is_wanted(
             del there[name]
     assert there == wanted
     assert ranks == sorted(ranks), "the size first, what is taken away last"
-    assert difference(asked, Demand(asked.vcpus, 192, 1), {}, there, {}) == []
+    assert difference(asked, Demand(asked.vcpus, 192, 1), Fine(), there, {}) == []
 
 
 def test_what_makes_no_sense() -> None:
     has = {"a": 5}
     with pytest.raises(InvalidRequest, match="left out: a"):
-        difference(wish(disks=[]), Demand(1, 192, 1), {}, has, {})
+        difference(wish(disks=[]), Demand(1, 192, 1), Fine(), has, {})
     smaller = wish(disks=[WantedDisk(name="a", size_gib=4)])
     with pytest.raises(InvalidRequest, match="has 5 GiB, 4 asked"):
-        difference(smaller, Demand(1, 192, 1), {}, has, {})
-    assert difference(wish(), Demand(1, 192, 1), {}, has, {}) == [], "disks that are not named stay"
+        difference(smaller, Demand(1, 192, 1), Fine(), has, {})
+    size = Demand(1, 192, 1)
+    assert difference(wish(), size, Fine(), has, {}) == [], "disks that are not named stay"
     with pytest.raises(ValidationError, match="a name is there twice"):
         wish(disks=[WantedDisk(name="a", size_gib=4), WantedDisk(name="a", size_gib=5)])
 

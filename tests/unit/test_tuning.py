@@ -10,26 +10,28 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from stepwise import Life
 
-from innkeeper.db.models import Host, Server
+from innkeeper.db.models import Host
 from innkeeper.db.session import transaction
 from innkeeper.domain import tuning
 from innkeeper.domain.lifecycle import Phase, Status, Verb
+from innkeeper.domain.offer import Offer, objections
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.planning import Effect
 from innkeeper.domain.resizing import Room, Shape, resize
-from innkeeper.domain.specs import ResizeRequest
+from innkeeper.domain.specs import ResizeRequest, ServerRequest
 from innkeeper.domain.tuning import CpuTuning
-from innkeeper.errors import InvalidRequest
+from innkeeper.errors import HostUnreachable, InvalidRequest, NoHostFits
 from innkeeper.hypervisor import cpu as adapter
 from innkeeper.hypervisor import guest
 from innkeeper.hypervisor.xml.element import parse
-from innkeeper.services import accept, hostcheck, servers
+from innkeeper.services import accept, offers, servers
 from innkeeper.services.blueprint import HostBlueprint
 
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 BEFORE = Shape(2, 1024, 10, 8, 1024)
 SAME = BEFORE.demand
 ROOM = Room(16)
+ME: dict[str, Any] = {"project_id": None, "actor": "me"}
 
 
 @given(st.sets(st.integers(0, tuning.HIGHEST_CPU), min_size=1, max_size=40))
@@ -58,9 +60,9 @@ def test_a_topology_multiplies_to_the_vcpus(vcpus: int, sockets: int, threads: i
     fine = tuning.merged({}, CpuTuning(sockets=sockets, threads=threads))
     if vcpus % (max(sockets, 1) * max(threads, 1)) and fine:
         with pytest.raises(InvalidRequest, match="cannot be"):
-            tuning.require_topology(fine, vcpus)
+            tuning.require_sound(fine, vcpus)
         return
-    tuning.require_topology(fine, vcpus)
+    tuning.require_sound(fine, vcpus)
     shape = ROOM.shape(Demand(vcpus, 64, 1), fine)
     assert (shape.max_vcpus == vcpus) or not fine, "all are there from the start"
 
@@ -164,10 +166,9 @@ def test_an_undo_gives_the_running_guest_the_weight_of_its_host_back(
 @sqlite
 def test_it_may_wait_and_is_what_it_was_then(life: Tuned) -> None:
     body = ResizeRequest(cpu=CpuTuning(sockets=2, limit=20), vcpus=2, defer=True)
-    me: dict[str, Any] = {"project_id": None, "actor": "me"}
-    assert accept.request(Verb.RESIZE, life.server_id, body, **me).deferred
+    assert accept.request(Verb.RESIZE, life.server_id, body, **ME).deferred
     assert servers.get(life.server_id).cpu == {}
-    life.carry(accept.request(Verb.REBOOT, life.server_id, **me))
+    life.carry(accept.request(Verb.REBOOT, life.server_id, **ME))
     assert servers.get(life.server_id).cpu == {"limit": 20, "sockets": 2}
     assert life.defined()["sockets"] == "2"
 
@@ -179,25 +180,80 @@ def test_a_host_that_has_fewer_cpus_is_no_home_for_a_pinned_server(life: Tuned) 
     with transaction() as session:
         for host in session.query(Host):
             host.vcpus = 5
-    with pytest.raises(Exception, match="pinned to CPUs 5, of which it has 5"):
+    with pytest.raises(Exception, match="it has no CPU 5 that is online, but 0-4"):
         accept.request(Verb.UNSHELVE, life.server_id, project_id=None, actor="me")
 
 
 @sqlite
 def test_the_host_is_asked_what_it_can(life: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InvalidRequest, match="Host alpha has no CPU 8-9 that is online: it has"):
+    with pytest.raises(InvalidRequest, match=r"Host alpha .* no CPU 8-9 that is online, but 0-7"):
         life.tune(pin="7-9")
-    with transaction() as session:
-        session.query(Host).update({Host.virt_type: "qemu"})
-    monkeypatch.setattr(adapter, "models", lambda *_: {"qemu64", "maximum"})
-    monkeypatch.setattr(adapter, "online", lambda _: {0, 2})
-    with pytest.raises(InvalidRequest, match=r"model 'Skylake'\. It can: maximum, qemu64"):
+    told = Offer((0, 2), ("qemu64", "maximum"), (0,))
+    monkeypatch.setattr(offers, "_told", lambda *_: told)
+    with pytest.raises(InvalidRequest, match="model 'Skylake', but maximum, qemu64"):
         life.tune(model="Skylake")
-    with pytest.raises(InvalidRequest, match="no CPU 1 that is online: it has 0,2"):
+    with pytest.raises(InvalidRequest, match="no CPU 1 that is online, but 0,2"):
         life.tune(pin="0-1")
+    with pytest.raises(InvalidRequest, match="no NUMA node 1, but 0"):
+        life.tune(nodes="0-1")
+    assert Offer.of(host_offer()) == told, "and kept"
+
+
+def host_offer() -> dict[str, Any]:
     with transaction() as session:
-        session.get_one(Server, life.server_id).placed = False
-    hostcheck.require_possible(life.server_id, ResizeRequest(cpu=CpuTuning(pin="99")), None)
+        return session.query(Host).filter(Host.name == "alpha").one().offer
+
+
+@sqlite
+def test_a_host_that_does_not_answer_is_no_home_for_what_it_never_offered(
+    life: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def silent(*_: Any) -> Offer:
+        raise HostUnreachable("alpha does not answer.")
+
+    monkeypatch.setattr(offers, "_told", silent)
+    with pytest.raises(HostUnreachable):
+        life.tune(pin="0")
+    wanted = ServerRequest(name="pinned", plan="tiny", cpu=CpuTuning(pin="0"))
+    with pytest.raises(NoHostFits, match="it has not said what it offers"):
+        accept.create_server(wanted, project_id=life.catalogue.project_id, actor="me")
+
+
+@sqlite
+def test_a_silent_host_is_in_the_way_of_no_other_verb(
+    life: Tuned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life.tune(pin="0")
+    body = ResizeRequest(cpu=CpuTuning(pin="1", sockets=1), defer=True)
+    assert accept.request(Verb.RESIZE, life.server_id, body, **ME).deferred
+
+    def silent(*_: Any) -> Offer:
+        raise HostUnreachable("alpha does not answer.")
+
+    monkeypatch.setattr(offers, "_told", silent)
+    view = accept.request(Verb.REBOOT, life.server_id, **ME)
+    assert view.verb is Verb.RESIZE, "what waited is judged by what the host told last"
+    life.carry(view)
+    assert servers.get(life.server_id).cpu == {"pin": "1", "sockets": 1}
+    life.do(Verb.RESIZE, ResizeRequest(disk_gib=2))
+    life.do(Verb.DELETE)
+
+
+@given(st.sets(st.integers(0, 9), min_size=1), st.sets(st.integers(0, 9), min_size=1), st.data())
+def test_what_is_objected_to_is_what_is_missing(
+    there: set[int], wanted: set[int], data: st.DataObject
+) -> None:
+    told = Offer(tuple(sorted(there)), None, tuple(sorted(there)))
+    name, noun = data.draw(st.sampled_from([("pin", "CPU"), ("nodes", "NUMA node")]))
+    fine = {name: tuning.cpu_set(tuple(sorted(wanted)))}
+    said = objections(told, fine, {})
+    if not wanted - there:
+        assert said == []
+        return
+    missing = tuning.cpu_set(tuple(sorted(wanted - there)))
+    assert len(said) == 1
+    assert said[0].startswith(f"it has no {noun} {missing}")
+    assert said[0].endswith(f", but {tuning.cpu_set(told.cpus)}")
 
 
 @sqlite

@@ -119,6 +119,12 @@ CASES: dict[str, Element] = {
                 "limit": 25,
                 "pin": "0-1,3",
             },
+            memory={
+                "hugepages": 2,
+                "nodes": "0-1",
+                "balloon": False,
+                "soft_limit": 400,
+            },
         )
     ),
     "volume-overlay": Volume(

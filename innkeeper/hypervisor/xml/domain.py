@@ -27,6 +27,9 @@ from innkeeper.hypervisor.xml.system import (
     Features,
     FirmwareFeature,
     Memory,
+    MemoryBacking,
+    MemoryTune,
+    NumaTune,
     OperatingSystem,
     Timer,
     Vcpu,
@@ -87,6 +90,7 @@ class DomainSpec:
     memory_mib: int
     virt_type: VirtType
     cpu: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, Any] = field(default_factory=dict)
     max_vcpus: int | None = None
     max_memory_mib: int | None = None
     title: str = ""
@@ -112,7 +116,10 @@ class Domain(Element, tag="domain"):
     metadata: ServerMetadata | None = child(of="metadata", default=None)
     memory: Memory = child()
     current_memory: CurrentMemory | None = child(default=None)
+    memory_backing: MemoryBacking | None = child(default=None)
+    memtune: MemoryTune | None = child(default=None)
     vcpu: Vcpu = child()
+    numatune: NumaTune | None = child(default=None)
     cputune: CpuTune | None = child(default=None)
     os: OperatingSystem = child()
     features: Features | None = child(default=None)
@@ -149,7 +156,10 @@ def domain_element(spec: DomainSpec) -> Domain:
         ),
         memory=Memory(amount=most_memory),
         current_memory=CurrentMemory(amount=spec.memory_mib) if below else None,
+        memory_backing=backing_element(spec.memory),
+        memtune=memtune_element(spec.memory),
         vcpu=Vcpu(count=most_vcpus, current=spec.vcpus if most_vcpus > spec.vcpus else None),
+        numatune=_numatune(spec.memory),
         cputune=_cputune(spec.cpu, most_vcpus),
         os=_operating_system(spec),
         features=_features(spec.virt_type),
@@ -203,7 +213,7 @@ def _model(virt_type: VirtType, model: str | None) -> Cpu | None:
 
 
 def _cputune(fine: Mapping[str, Any], vcpus: int) -> CpuTune | None:
-    shares, limit, pin = (fine.get(name) for name in tuning.SCHEDULING)
+    shares, limit, pin = (fine.get(name) for name in ("shares", "limit", "pin"))
     if not (shares or limit or pin):
         return None
     return CpuTune(
@@ -212,6 +222,29 @@ def _cputune(fine: Mapping[str, Any], vcpus: int) -> CpuTune | None:
         quota=tuning.quota(limit) if limit else None,
         pins=tuple(VcpuPin(vcpu=number, cpuset=pin) for number in range(vcpus)) if pin else (),
     )
+
+
+def backing_element(fine: Mapping[str, Any]) -> MemoryBacking | None:
+    """Return what memory of this fine print is made of; None: of usual pages."""
+    size = fine.get("hugepages")
+    return MemoryBacking(page_size=size) if size else None
+
+
+def memtune_element(fine: Mapping[str, Any]) -> MemoryTune | None:
+    """Return the soft limit of this fine print; None: it has none."""
+    limit = fine.get("soft_limit")
+    return MemoryTune(soft_limit=limit) if limit else None
+
+
+def _numatune(fine: Mapping[str, Any]) -> NumaTune | None:
+    nodes = fine.get("nodes")
+    return NumaTune(mode=fine.get("mode", "strict"), nodeset=nodes) if nodes else None
+
+
+def _balloon(fine: Mapping[str, Any]) -> MemBalloon:
+    if fine.get("balloon") is False:  # left out, libvirt would put one there
+        return MemBalloon(model="none")
+    return MemBalloon(stats_period=_BALLOON_PERIOD_SECONDS)
 
 
 def _clock(virt_type: VirtType) -> Clock:
@@ -236,7 +269,7 @@ def _devices(spec: DomainSpec) -> tuple[Element, ...]:
         Serial(log=log, log_append="off" if log else None),
         Channel(),
         Rng(),
-        MemBalloon(stats_period=_BALLOON_PERIOD_SECONDS),
+        _balloon(spec.memory),
         Video(),
     )
 

@@ -19,6 +19,27 @@ class CurrentMemory(Element, tag="currentMemory"):
     amount: int = text()
 
 
+class MemoryBacking(Element, tag="memoryBacking"):
+    """What the guest's memory is made of: huge pages of one size."""
+
+    page_unit: str = attribute("unit", of="hugepages/page", default="MiB")
+    page_size: int = attribute("size", of="hugepages/page")
+
+
+class MemoryTune(Element, tag="memtune"):
+    """Beyond which amount the host takes memory back first when it is short."""
+
+    unit: str = attribute("unit", of="soft_limit", default="MiB")
+    soft_limit: int = text(of="soft_limit")
+
+
+class NumaTune(Element, tag="numatune"):
+    """The host's nodes that the guest's memory lies on."""
+
+    mode: str = attribute("mode", of="memory")
+    nodeset: str = attribute("nodeset", of="memory")
+
+
 class Vcpu(Element, tag="vcpu"):
     """Number of virtual processors: the most there can be, and how many are plugged in."""
 
