@@ -53,13 +53,12 @@ from innkeeper.settings import settings
 from tasks import reconciliation
 
 SILENCE = 0.2
-_BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
+_BARE = {Verb.REBUILD, Verb.RESIZE}
 """Verbs that some snapshots are in the way of."""
-_APART = {
-    *(Verb.SHELVE, Verb.UNSHELVE),
-    *(Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT),
-}
-"""Verbs that data disks or cards are in the way of, or that take snapshots with the memory here."""
+_APART = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT}
+"""Verbs that take snapshots with the memory here, which data disks or cards are in the way of."""
+_ON_ONE_CARD = {Verb.MIGRATE, Verb.SHELVE, Verb.UNSHELVE}
+"""Verbs that further cards are in the way of."""
 ON_DISKS = {Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK}
 ON_CARDS = {Verb.ATTACH_NIC, Verb.DETACH_NIC}
 FAILING = {
@@ -132,8 +131,8 @@ class Stage:
             self.standing = None  # they are in its way
         if verb in _APART and self.standing and self.has_devices():
             self.standing = None
-        if verb is Verb.MIGRATE and self.standing and servers.get(self.standing).nics[1:]:
-            self.standing = None  # its further cards are
+        if verb in _ON_ONE_CARD and self.standing and servers.get(self.standing).nics[1:]:
+            self.standing = None
         if self.standing is None:
             view = self.create()
             sabotage.hasten(Verb.CREATE, view.id)
@@ -141,6 +140,8 @@ class Stage:
         if verb is Verb.FLATTEN:
             self.standing = self.do(verb=Verb.CLONE, body=self.twin("linked")).server_id
         server_id = self.standing
+        if verb is Verb.UNSHELVE:
+            self.pack()
         allowed = TRANSITIONS[verb].allowed
         while (status := servers.get(server_id).status) not in allowed:
             away = {Status.SUSPENDED: Verb.SUSPEND, Status.SHELVED: Verb.SHELVE}
@@ -193,11 +194,8 @@ class Stage:
             return SnapshotRequest(memory=status is Status.ACTIVE)
         if verb is Verb.DELETE and status in TRANSITIONS[Verb.SNAPSHOT].allowed:
             self.fill()
-        if verb is Verb.MIGRATE and not servers.get(self.standing).disks:
-            self.snapshot()
-            self.snapshot()
-            self.attach()
-            self.attach(read_only=True)
+        if verb in {Verb.MIGRATE, Verb.SHELVE}:
+            self.pack()
         if verb is Verb.RESIZE:  # with a power cycle, if it runs
             now = servers.get(self.standing)
             return ResizeRequest(  # there and back
@@ -218,6 +216,16 @@ class Stage:
             self.snapshot()
             return DeleteSnapshotRequest(snapshot=middle)
         return None
+
+    def pack(self) -> None:
+        """Give the standing server, if it has no data disks, what has to go along with it."""
+        assert self.standing is not None
+        if servers.get(self.standing).disks or servers.get(self.standing).status is Status.SHELVED:
+            return
+        self.snapshot()
+        self.snapshot()
+        self.attach()
+        self.do(Verb.ATTACH_DISK, self.disk(read_only=True))
 
     def fill(self) -> None:
         """Give the standing server what its deletion has to remove, or to keep."""
@@ -270,14 +278,15 @@ class Stage:
             self.do(Verb.ATTACH_NIC, self.card(isolated))
         return servers.get(self.standing).nics[-1].name
 
-    def disk(self) -> AttachDiskRequest:
-        """Return a request for a kept disk, if there is one, or for a new one."""
+    def disk(self, **fields: bool) -> AttachDiskRequest:
+        """Return a request for a kept disk, if there is one, or for a new raw one."""
         assert self.standing is not None
         here = servers.get(self.standing).host
         there = [view for view in disks.page(limit=100).items if view.host == here]
         if kept := [view for view in there if view.phase == "available"]:
-            return AttachDiskRequest(name=kept[0].name, iops=7)
-        return AttachDiskRequest(name=f"disk-{uuid4().hex[:8]}", size_gib=2, format="raw")
+            return AttachDiskRequest(name=kept[0].name, iops=7, **fields)
+        name = f"disk-{uuid4().hex[:8]}"
+        return AttachDiskRequest(name=name, size_gib=2, format="raw", **fields)
 
     def attach(self, **fields: bool) -> DiskView:
         """Give the standing server a new disk."""
