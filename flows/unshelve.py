@@ -16,7 +16,13 @@ from tasks.seed import write_seed
 from tasks.step import together
 from tasks.substrate import ensure_substrate
 from tasks.suspension import set_clock
-from tasks.unshelve import adopt_disk, clear_shelf, unshelve_disk
+from tasks.unshelve import (
+    adopt_disk,
+    clear_shelf,
+    unshelve_data_disks,
+    unshelve_disk,
+    unshelve_snapshots,
+)
 
 
 @flow(name="unshelve-server")
@@ -38,7 +44,9 @@ async def unshelve_server(
         Verb.UNSHELVE, request, operation_id, server=server, project=project
     ) as claim:
         await together(claim, ensure_substrate, make_networks)
+        await unshelve_snapshots(claim)
         await unshelve_disk(claim)
+        await unshelve_data_disks(claim)
         await together(claim, write_seed, define_domain, give_lease, open_forward, start_domain)
         await wait_answer(claim)
         await set_clock(claim)

@@ -25,7 +25,7 @@ from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
 from tasks.clone import LEASE_SECONDS
 from tasks.merge import all_files
-from tasks.shelf import DiskInUse, DiskStacked, Told
+from tasks.shelf import DiskInUse, Told, require_known
 from tasks.step import step
 from tasks.unshelve import DiskArrivedDamaged
 
@@ -95,7 +95,7 @@ def carry_snapshots(b: Blueprint) -> str:
     names = [name for _kind, name in all_files(b)]
     if b.host.simulated:
         return _simulate(b)
-    _require_known(b)
+    require_known(b.there)
     here = set(storage.volume_names(connect(b.host.uri), POOL))
     whole = proven.keys() & here
     memories = _memories(b)
@@ -139,24 +139,6 @@ def _simulate(b: Blueprint) -> str:
     for name in _memories(b):
         storage.upload(new, POOL, name, b"simulated", "raw")
     return f"{len(all_files(b))} simulated files"
-
-
-def _require_known(b: Blueprint) -> None:
-    """See that the files lean on each other, and the lowest on the image, as the database says.
-
-    Raises:
-        DiskStacked: one lies on something else.
-    """
-    for name, expected in b.layers.leanings():
-        below = storage.leans_on(connect(b.there.host.uri), POOL, name)
-        if below is None and expected == b.layers.image:
-            continue
-        if below is None or below.name != expected:
-            raise DiskStacked(
-                f"The disk {name} lies on {below.name if below else 'nothing'}, not on {expected}, "
-                "as the database has it. If a snapshot has failed, delete it again (`innkeeper "
-                "snapshot delete`); else report this."
-            )
 
 
 @step(DISK, makes=_root)
@@ -271,9 +253,9 @@ def erase_data_disks(b: Blueprint) -> str:
 
 @step("remove-data-disks", removes=data_files)
 def remove_data_disks(b: Blueprint) -> str:
-    """Delete what the old host has of data disks that are the new one's now."""
+    """Delete what a host has of data disks that are another's, or the shelf's, now."""
     if not b.committed:
-        raise DiskInUse(f"{b.name} has not moved: its data disks stay.")
+        raise DiskInUse(f"{b.name} has not left {b.host.name}: its data disks stay.")
     return erase_data_disks(b) or ""
 
 

@@ -180,7 +180,7 @@ def all_files(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
     ]
 
 
-@step("remove-snapshots", removes=all_files)
+@step("remove-snapshots", removes=all_files, on_host=True)
 def remove_snapshots(b: Blueprint) -> str:
     """Delete all snapshots of a server that is going to be deleted, or that has left the host."""
     for _kind, name in all_files(b):

@@ -1,11 +1,15 @@
-"""Onto the shelf: the guest rests, its disk is copied, compressed and proven, then it is let go."""
+"""Onto the shelf: each file is copied, compressed and proven, then the host lets all go.
+
+Frozen files go while the guest still runs, each after the one that it leans on; what the guest
+writes to goes when it rests.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from innkeeper.domain.lifecycle import Status
-from innkeeper.domain.naming import POOL
+from innkeeper.domain.naming import POOL, is_packed, short
 from innkeeper.errors import OperationCancelled, PermanentError
 from innkeeper.host import checksum
 from innkeeper.host.channel import open_channel
@@ -15,14 +19,18 @@ from innkeeper.hypervisor.power import PowerState
 from innkeeper.images import qemu, shelf
 from innkeeper.images.failure import ShelfFileDamaged
 from innkeeper.services import journal, shelves
-from innkeeper.services.blueprint import Blueprint
+from innkeeper.services.blueprint import Blueprint, ShelfBlueprint
 from innkeeper.services.shelves import Shelved
 from innkeeper.settings import settings
 from tasks.firmware import keep_nvram
+from tasks.merge import all_files
 from tasks.progress import INTERVAL_SECONDS, Progress
 from tasks.step import step
 
 TAG = "shelf"
+SNAPSHOTS = "shelve-snapshots"
+DISK = "shelve-disk"
+DATA = "shelve-data-disks"
 _COPIED = 0.4
 """Which part of the step's time the copying takes, about; the rest is compressing."""
 
@@ -32,7 +40,7 @@ class DiskInUse(PermanentError):
 
 
 class DiskStacked(PermanentError):
-    """The disk lies on something else than its image."""
+    """A disk lies on something else than it should."""
 
 
 class Told:
@@ -66,17 +74,79 @@ class Told:
 
         return tell
 
+    def part(self, begin: float, share: float) -> Callable[[float, str], None]:
+        """Return a way to tell how far a part of the step is, which begins at that fraction."""
+
+        def tell(fraction: float, detail: str) -> None:
+            self.tell(begin + share * fraction, detail)
+
+        return tell
+
+
+@step(SNAPSHOTS, tags=[TAG])
+def shelve_snapshots(b: Blueprint) -> str:
+    """Put the frozen files and memories of snapshots onto the shelf, while the guest goes on.
+
+    Before anything is copied, or anybody shut down, the shelf has to have room for all.
+    """
+    if b.committed:
+        return "they are on the shelf"
+    if not b.host.simulated:
+        require_known(b)
+        missing = [volume for volume in _all(b) if not _is_whole(b, b.shelf.get(volume))]
+        shelf.require_room(sum(storage.allocated(connect(b.host.uri), POOL, missing).values()))
+    return _put(b, SNAPSHOTS, frozen_files(b), frozen=True)
+
+
+@shelve_snapshots.undone_by
+def clear_snapshots(b: Blueprint) -> str:
+    """Take them from the shelf again: the host has them as before."""
+    return shelves.clear(b.claim, frozen_files(b))
+
+
+def frozen_files(b: Blueprint) -> list[str]:
+    """Return the files that nobody writes to: layers, each after what it leans on, and memories."""
+    layers = [layer.volume for layer in b.layers.upward()]
+    return [*layers, *(name for _kind, name in all_files(b) if name not in layers)]
+
+
+def _data(b: Blueprint) -> list[str]:
+    return [disk.volume for disk in b.data.attached]
+
+
+def _all(b: Blueprint) -> list[str]:
+    return [*frozen_files(b), b.root_volume, *_data(b)]
+
+
+def require_known(b: Blueprint) -> dict[str, str | None]:
+    """Return what each file of the disk leans on, which has to be what the database says.
+
+    Those on the image may lean on nothing; data disks have to, but raw ones, which nobody asks:
+    what seems to be a header there is the guest's.
+
+    Raises:
+        DiskStacked: one lies on something else.
+    """
+    found: dict[str, str | None] = {}
+    for name, expected in b.layers.leanings():
+        below = storage.leans_on(connect(b.host.uri), POOL, name)
+        found[name] = below.name if below else None
+        if found[name] not in {expected, None if expected == b.layers.image else expected}:
+            raise DiskStacked(
+                f"The disk {name} lies on {found[name] or 'nothing'}, not on {expected}, "
+                "as the database has it. If a snapshot has failed, delete it again (`innkeeper "
+                "snapshot delete`); else report this."
+            )
+    return found
+
 
 @step("rest")
 def rest_guest(b: Blueprint) -> str:
-    """Stop the guest as the verb `stop` does, once it is known that the shelf has room."""
+    """Stop the guest as the verb `stop` does."""
     if b.committed:
         return "done before"
-    connection = connect(b.host.uri)
-    if not b.host.simulated:
-        _base(b)
-        shelf.require_room(storage.allocated(connection, POOL, [b.root_volume])[b.root_volume])
-    return f"stopped ({guest.stop(connection, b.server_id, *_patience(b))})"
+    ended = guest.stop(connect(b.host.uri), b.server_id, *_patience(b))
+    return f"stopped ({ended})"
 
 
 def _patience(b: Blueprint) -> tuple[float, float]:
@@ -96,112 +166,204 @@ def wake_guest(b: Blueprint) -> str:
     return "running"
 
 
-@step("shelve-disk", tags=[TAG])
+@step(DISK, tags=[TAG])
 def shelve_disk(b: Blueprint) -> str:
-    """Copy the disk off its host and put it, compressed, onto the shelf; the host keeps its own.
-
-    Every attempt makes a file of its own; one that is whole is not made again.
-    """
-    if b.committed or _is_whole(b):
-        return "it is on the shelf"
-    name = shelves.intend(b.claim)
-    with shelf.making(name) as place:
-        kept = _simulate(b, name, place) if b.host.simulated else _shelve(b, name, place)
-    shelves.keep(b.claim, kept)
-    return f"{name}, {kept.size_bytes >> 20} MiB"
-
-
-def _is_whole(b: Blueprint) -> bool:
-    if b.shelf is None or b.shelf.sha256 is None:
-        return False
-    path = shelf.path_of(b.shelf.name)
-    return path.exists() and path.stat().st_size == b.shelf.size_bytes
-
-
-def _shelve(b: Blueprint, name: str, place: Path) -> Shelved:
-    connection, told = connect(b.host.uri), Told(b, "shelve-disk")
-    layer, base = place / "disk", _base(b)
-    size = storage.allocated(connection, POOL, [b.root_volume])[b.root_volume]
-    shelf.require_room(size)
-    tell = told.bytes("copying off the host", size, _COPIED)
-    length, digest = haul.bring(connection, POOL, b.root_volume, layer, tell=tell)
-    beside = place / base if base else None
-    if beside is not None:
-        _fetch_base(b, beside, told)
-
-    def compressing(fraction: float) -> None:
-        detail = f"compressing {length >> 20} MiB: {fraction:.0%}"
-        told.tell(_COPIED + (1 - _COPIED) * fraction, detail)
-
-    made = shelf.compress(layer, beside, name, on_progress=compressing)
-    return Shelved(*shelf.publish(made, name, tell=compressing), base, digest)
-
-
-def _base(b: Blueprint) -> str | None:
-    """Return the base volume that the disk lies on by its own header, if it lies on any.
-
-    Raises:
-        DiskStacked: it is not the image's.
-    """
-    below = storage.leans_on(connect(b.host.uri), POOL, b.root_volume)
-    if below is None or below.name == b.disk_image.volume:
-        return below.name if below else None
-    raise DiskStacked(
-        f"The disk {b.root_volume} lies on {below.name}, not on its image: flatten it first."
-    )
-
-
-def _fetch_base(b: Blueprint, beside: Path, told: Told) -> None:
-    """Put the image beside the copied disk: it is in the image store, or comes from the host."""
-    stored = Path(b.disk_image.path)
-    if b.disk_image.path and stored.exists():
-        beside.symlink_to(stored.absolute())
-        return
-    size = b.disk_image.virtual_size_bytes
-    tell = told.bytes("copying the image off the host", size, _COPIED)
-    haul.bring(connect(b.host.uri), POOL, beside.name, beside, tell=tell)
-
-
-def _simulate(b: Blueprint, name: str, place: Path) -> Shelved:
-    """Put an empty disk of the right size on the shelf: simulated hosts have no content."""
-    made = place / name
-    qemu.create_empty(made, b.disk_bytes)
-    size, sha256 = shelf.publish(made, name, tell=lambda _fraction: None)
-    return Shelved(size, sha256, b.disk_image.volume, None)
+    """Put the disk onto the shelf; the host keeps its own."""
+    return "it is on the shelf" if b.committed else _put(b, DISK, [b.root_volume])
 
 
 @shelve_disk.undone_by
-def unshelve_again(b: Blueprint) -> str:
-    """Take the file from the shelf: the disk is on its host as before."""
-    return f"{shelves.clear(b.claim) or 'nothing'} removed from the shelf"
+def clear_disk(b: Blueprint) -> str:
+    """Take it from the shelf again: the disk is on its host as before."""
+    return shelves.clear(b.claim, [b.root_volume])
+
+
+@step(DATA, tags=[TAG])
+def shelve_data_disks(b: Blueprint) -> str:
+    """Put the data disks onto the shelf; the host keeps its own."""
+    return "they are on the shelf" if b.committed else _put(b, DATA, _data(b))
+
+
+@shelve_data_disks.undone_by
+def clear_data_disks(b: Blueprint) -> str:
+    """Take them from the shelf again: the host has them as before."""
+    return shelves.clear(b.claim, _data(b))
+
+
+def _is_whole(b: Blueprint, kept: ShelfBlueprint | None) -> bool:
+    """Tell whether an attempt of this operation has put a file there, all of it."""
+    if kept is None or kept.sha256 is None:
+        return False
+    path = shelf.path_of(kept.name)
+    ours = kept.name.startswith(f"{b.server_id}.{short(b.operation_id)}-")
+    return ours and path.exists() and path.stat().st_size == kept.size_bytes
+
+
+def _put(b: Blueprint, step_name: str, volumes: Collection[str], *, frozen: bool = False) -> str:
+    """Put those volumes onto the shelf that are not there, in this order, each noted when whole.
+
+    Every attempt makes files of its own; one that is whole is not made again.
+    """
+    whole = {volume: kept.name for volume, kept in b.shelf.items() if _is_whole(b, kept)}
+    missing = [volume for volume in volumes if volume not in whole]
+    sizes = storage.allocated(connect(b.host.uri), POOL, missing)
+    told, passed, total = Told(b, step_name), 0, max(sum(sizes.values()), 1)
+    below = {} if b.host.simulated or not missing else require_known(b)
+    for volume in missing:
+        size = sizes.get(volume, 0)
+        name = shelves.intend(b.claim, volume)
+        with shelf.making(name) as place:
+            tell = told.part(passed / total, size / total)
+            making = _Making(b, volume, size, name, place, tell)
+            kept = making.pretend() if b.host.simulated else making.make(below, whole, frozen)
+        shelves.keep(b.claim, volume, kept)
+        whole[volume] = name
+        passed += size
+    return f"{len(volumes)} files, {passed >> 20} MiB of them copied" if volumes else "it has none"
+
+
+class _Making:
+    """Making one file of the shelf, in a folder of its own."""
+
+    def __init__(
+        self,
+        b: Blueprint,
+        volume: str,
+        size: int,
+        name: str,
+        place: Path,
+        tell: Callable[[float, str], None],
+    ) -> None:
+        self.b = b
+        self.volume = volume
+        self.size = size
+        self.name = name
+        self.place = place
+        self.tell = tell
+
+    def make(self, below: dict[str, str | None], whole: dict[str, str], frozen: bool) -> Shelved:
+        """Copy the volume off its host and compress it, on what is on the shelf already.
+
+        Of a frozen one the host computes the checksum now, of others when it lets them go.
+        """
+        shelf.require_room(self.size)
+        copy = self.place / "copy"
+        tell = self._bytes("copying off the host", self.size)
+        length, digest = haul.bring(connect(self.b.host.uri), POOL, self.volume, copy, tell=tell)
+        if frozen:
+            _require_same(self.b, self.volume, digest)
+        if is_packed(self.volume):
+            made = shelf.pack(copy, self.name, digest, on_progress=self._compressing(length))
+            return self._publish(made, None, digest, length)
+        chain = self._chain(below)
+        beneath = [self._beside(lower, whole) for lower in chain]
+        made = shelf.compress(copy, beneath, self.name, on_progress=self._compressing(length))
+        return self._publish(made, chain[0] if chain else None, digest, None)
+
+    def _publish(
+        self, made: Path, base: str | None, digest: str | None, unpacked: int | None
+    ) -> Shelved:
+        size, sha256 = shelf.publish(
+            made, self.name, tell=lambda _fraction: self.tell(1.0, "checking")
+        )
+        return Shelved(size, sha256, base, digest, unpacked)
+
+    def _bytes(self, what: str, total: int) -> Callable[[int], None]:
+        def tell(passed: int) -> None:
+            done = min(passed / max(total, 1), 1.0)
+            self.tell(_COPIED * done, f"{self.volume}: {what}, {passed >> 20} MiB")
+
+        return tell
+
+    def _compressing(self, length: int) -> Callable[[float], None]:
+        def tell(fraction: float) -> None:
+            detail = f"{self.volume}: compressing {length >> 20} MiB, {fraction:.0%}"
+            self.tell(_COPIED + (1 - _COPIED) * fraction, detail)
+
+        return tell
+
+    def _chain(self, below: dict[str, str | None]) -> list[str]:
+        """Return what the volume lies on, nearest first, as the hosts call it.
+
+        Raises:
+            DiskStacked: it is a data disk, and lies on something.
+        """
+        if self.volume not in below:
+            stray = storage.leans_on(connect(self.b.host.uri), POOL, self.volume)
+            if stray is not None:
+                raise DiskStacked(f"The data disk {self.volume} lies on {stray.name}: report this.")
+        chain: list[str] = []
+        lower = below.get(self.volume)
+        while lower is not None:
+            chain.append(lower)
+            lower = below.get(lower)
+        return chain
+
+    def _beside(self, lower: str, whole: dict[str, str]) -> Path:
+        """Put what a layer lies on beside its copy: it is on the shelf, or it is the image."""
+        beside = self.place / lower
+        if lower in whole:
+            beside.symlink_to(shelf.path_of(whole[lower]).absolute())
+            return beside
+        image = self.b.disk_image
+        stored = Path(image.path)
+        if image.path and stored.exists():
+            beside.symlink_to(stored.absolute())
+            return beside
+        tell = self._bytes("copying the image off the host", image.virtual_size_bytes)
+        haul.bring(connect(self.b.host.uri), POOL, lower, beside, tell=tell)
+        return beside
+
+    def pretend(self) -> Shelved:
+        """Put a file without content on the shelf: simulated hosts have none."""
+        made = self.place / self.name
+        if is_packed(self.volume):
+            made.write_bytes(b"simulated")
+        else:
+            qemu.create_empty(made, self.b.disk_bytes)
+        base = next(iter(self.b.layers.beneath(self.volume)), None)
+        return self._publish(made, base, None, None)
+
+
+def _require_same(b: Blueprint, volume: str, digest: str | None) -> None:
+    """See that the host, too, computes what was copied.
+
+    Raises:
+        DiskInUse: it does not.
+    """
+    connection, channel = connect(b.host.uri), open_channel(b.host.channel)
+    path = storage.volume_path(connection, POOL, volume)
+    length = storage.length(connection, POOL, volume)
+    if checksum.blake2b(channel, path, length) != digest:
+        raise DiskInUse(f"{volume} of {b.name} is not what was copied: shelve it again.")
 
 
 @step("adopt-shelf")
 def adopt_shelf(b: Blueprint) -> str:
-    """Let the file on the shelf be the server's disk: there is no way back from here.
+    """Let the files on the shelf be the server's: there is no way back from here.
 
-    Only if the file is whole, and the disk on the host is still what was copied.
+    Only if all are whole, and what the guest can write to is still what was copied.
     """
     if b.committed:
         return "done before"
-    if b.shelf is None or b.shelf.sha256 is None:
-        raise ShelfFileDamaged(f"{b.name} has no whole file on the shelf: shelve it again.")
-    shelf.require_whole(b.shelf.name, b.shelf.size_bytes)
-    connection = connect(b.host.uri)
-    state = guest.power_state(connection, b.server_id)
+    for volume in _all(b):
+        kept = b.shelf.get(volume)
+        if kept is None or kept.sha256 is None:
+            raise ShelfFileDamaged(f"{volume} of {b.name} is not on the shelf: shelve it again.")
+        shelf.require_whole(kept.name, kept.size_bytes)
+    state = guest.power_state(connect(b.host.uri), b.server_id)
     if state is not PowerState.OFF:
         raise DiskInUse(f"{b.name} is {state} while it is shelved: leave it off, then try again.")
     if not b.host.simulated:
-        path = storage.volume_path(connection, POOL, b.root_volume)
-        size = storage.allocated(connection, POOL, [b.root_volume])[b.root_volume]
-        if checksum.blake2b(open_channel(b.host.channel), path, size) != b.shelf.source_digest:
-            raise DiskInUse(f"The disk of {b.name} is not what was copied: shelve it again.")
+        for volume in (b.root_volume, *_data(b)):
+            _require_same(b, volume, b.shelf[volume].source_digest)
     keep_nvram(b)
-    journal.commit(b.claim)
-    return f"{b.shelf.name}, SHA-256 {b.shelf.sha256}"
+    shelves.let_host_go(b.claim)
+    root = b.shelf[b.root_volume]
+    return f"{len(b.shelf)} files; {root.name}, SHA-256 {root.sha256}"
 
 
 @step("remove-shelf")
 def remove_shelf(b: Blueprint) -> str:
-    """Take a deleted server's file from the shelf."""
-    return f"{shelves.clear(b.claim) or 'nothing'} removed from the shelf"
+    """Take a deleted server's files from the shelf."""
+    return shelves.clear(b.claim)

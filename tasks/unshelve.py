@@ -1,4 +1,6 @@
-"""Back from the shelf: the disk is put on a host and proven there before anything starts on it."""
+"""Back from the shelf: each file is put on a host and proven, before anything starts on it."""
+
+from collections.abc import Callable, Collection
 
 from innkeeper.domain.naming import POOL
 from innkeeper.domain.steps import ArtifactKind
@@ -7,12 +9,20 @@ from innkeeper.host import checksum
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import guest, haul, storage
 from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.images import shelf
 from innkeeper.images.failure import ShelfFileDamaged
 from innkeeper.services import journal, shelves
 from innkeeper.services.blueprint import Blueprint, ShelfBlueprint
-from tasks.shelf import TAG, Told
+from tasks.merge import all_files
+from tasks.shelf import TAG, Told, frozen_files
 from tasks.step import step
+
+SNAPSHOTS = "unshelve-snapshots"
+DISK = "unshelve-disk"
+DATA = "unshelve-data-disks"
+ARRIVED = "arrived"
+"""Noted in those steps: the checksum of each file that is whole on the host."""
 
 
 class DiskArrivedDamaged(TransientError):
@@ -23,69 +33,236 @@ def _root(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
     return [(ArtifactKind.VOLUME, b.root_volume)]
 
 
-@step("unshelve-disk", makes=_root, tags=[TAG])
+def _data(b: Blueprint) -> list[str]:
+    return [disk.volume for disk in b.data.attached]
+
+
+def _copies(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    # Once they are the server's their own rows tell of them.
+    return [] if b.committed else [(ArtifactKind.VOLUME, name) for name in _data(b)]
+
+
+@step(SNAPSHOTS, makes=all_files, tags=[TAG])
+def unshelve_snapshots(b: Blueprint) -> str:
+    """Put the frozen files and memories of snapshots on the host, each after what it leans on.
+
+    Before anything is sent all files have to be on the shelf, and the host has to have room.
+    """
+    if b.committed:
+        return "they are there"
+    there = set(storage.volume_names(connect(b.host.uri), POOL))
+    files = {volume: _kept(b, volume) for volume in (*frozen_files(b), b.root_volume, *_data(b))}
+    if not b.host.simulated:
+        _require_room(b, sum(kept.size_bytes for name, kept in files.items() if name not in there))
+    return _bring_back(b, SNAPSHOTS, frozen_files(b))
+
+
+@unshelve_snapshots.undone_by
+def erase_snapshots(b: Blueprint) -> str:
+    """Delete what was put on the host; the shelf has it still."""
+    return _erase(b, frozen_files(b))
+
+
+@step(DISK, makes=_root, tags=[TAG])
 def unshelve_disk(b: Blueprint) -> str:
     """Put the disk on the host and compare checksums there; one that was proven is left alone."""
-    connection = connect(b.host.uri)
-    if b.committed or (
-        b.step_data.get("proven") and b.root_volume in storage.volume_names(connection, POOL)
-    ):
+    if b.committed or not _missing(b, [b.root_volume]):
         return "it is there"  # perhaps the guest runs on it already
-    if b.shelf is None or b.shelf.sha256 is None:
-        raise ShelfFileDamaged(f"{b.name} has no whole file on the shelf: restore a backup of it.")
     # What a run that lost this host left here must not write to the file that comes now.
-    guest.destroy(connection, b.server_id)
-    guest.undefine(connection, b.server_id)
-    if b.host.simulated:
-        backing = storage.volume_path(connection, POOL, b.shelf.base) if b.shelf.base else None
-        shelf.require_whole(b.shelf.name, b.shelf.size_bytes)
-        storage.ensure_volume(connection, POOL, b.root_volume, b.disk_bytes, backing_path=backing)
-    else:
-        _send(b, b.shelf)
-    journal.note(b.claim, "unshelve-disk", proven=True)
-    return f"{b.root_volume}, SHA-256 {b.shelf.sha256}"
-
-
-def _send(b: Blueprint, kept: ShelfBlueprint) -> None:
-    connection, channel = connect(b.host.uri), open_channel(b.host.channel)
-    source = shelf.require_whole(kept.name, kept.size_bytes)
-    tell = Told(b, "unshelve-disk").bytes("copying to the host", kept.size_bytes, 0.9)
-    sent = haul.send(connection, POOL, b.root_volume, source, tell=tell)
-    if sent != kept.sha256:
-        raise ShelfFileDamaged(
-            f"{source} is not what was put on the shelf (SHA-256 {sent}, not {kept.sha256}): "
-            "bring it back from a backup."
-        )
-    path = storage.volume_path(connection, POOL, b.root_volume)
-    checksum.settle(channel, path, kept.size_bytes)  # before the shelf's copy may go
-    if checksum.sha256(channel, path, kept.size_bytes) != kept.sha256:
-        raise DiskArrivedDamaged(f"{path} on {b.host.name} is not what was sent: sending it again.")
-    if kept.base and kept.base == b.disk_image.volume:
-        below = storage.volume_path(connection, POOL, kept.base)
-        length = storage.allocated(connection, POOL, [kept.base])[kept.base]
-        if checksum.sha256(channel, below, length) != b.disk_image.sha256:
-            raise ShelfFileDamaged(
-                f"The image {below} on {b.host.name} is not {b.disk_image.name}: unshelve to "
-                "another host, and have that one looked after."
-            )
+    guest.destroy(connect(b.host.uri), b.server_id)
+    guest.undefine(connect(b.host.uri), b.server_id)
+    said = _bring_back(b, DISK, [b.root_volume])
+    if not b.host.simulated:
+        _require_image(b)
+    return said
 
 
 @unshelve_disk.undone_by
 def erase_disk(b: Blueprint) -> str:
     """Delete what was put on the host; the shelf has it still."""
-    storage.delete_volume(connect(b.host.uri), POOL, b.root_volume)
-    return f"{b.root_volume} deleted"
+    return _erase(b, [b.root_volume])
+
+
+@step(DATA, makes=_copies, tags=[TAG])
+def unshelve_data_disks(b: Blueprint) -> str:
+    """Put the data disks on the host and compare checksums there."""
+    return "they are there" if b.committed else _bring_back(b, DATA, _data(b))
+
+
+@unshelve_data_disks.undone_by
+def erase_data_disks(b: Blueprint) -> str:
+    """Delete what was put on the host; the shelf has it still."""
+    return _erase(b, _data(b))
+
+
+def _erase(b: Blueprint, volumes: Collection[str]) -> str:
+    for name in reversed(list(volumes)):
+        storage.delete_volume(connect(b.host.uri), POOL, name)
+    return f"{len(volumes)} files deleted"
+
+
+def _kept(b: Blueprint, volume: str) -> ShelfBlueprint:
+    """Return what the shelf has of a volume.
+
+    Raises:
+        ShelfFileDamaged: nothing, or not all of it.
+    """
+    kept = b.shelf.get(volume)
+    if kept is None or kept.sha256 is None:
+        raise ShelfFileDamaged(
+            f"{b.name} has no whole file of {volume} on the shelf: restore a backup of it."
+        )
+    shelf.require_whole(kept.name, kept.size_bytes)
+    return kept
+
+
+def _require_room(b: Blueprint, needed: int) -> None:
+    """See that the host's pool has space for so many bytes, which is the least that will come.
+
+    Raises:
+        PoolFull: it has not.
+    """
+    free = storage.pool_capacity(connect(b.host.uri), POOL).free_bytes
+    if needed > free:
+        raise PoolFull(
+            f"The files of {b.name} take {needed >> 20} MiB at least, the pool of {b.host.name} "
+            f"has {free >> 20} MiB left: free space there, or choose another host."
+        )
+
+
+def _missing(b: Blueprint, volumes: Collection[str]) -> list[str]:
+    """Return those that are not on the host, or not proven there."""
+    there = set(storage.volume_names(connect(b.host.uri), POOL))
+    whole = b.step_data.get(ARRIVED, {}).keys() & there
+    return [volume for volume in volumes if volume not in whole]
+
+
+def _bring_back(b: Blueprint, step_name: str, volumes: Collection[str]) -> str:
+    """Put volumes on the host, in this order, each noted when it is proven."""
+    arrived, missing = dict(b.step_data.get(ARRIVED, {})), _missing(b, volumes)
+    files = {volume: _kept(b, volume) for volume in missing}
+    told, passed = Told(b, step_name), 0
+    total = max(sum(kept.size_bytes for kept in files.values()), 1)
+    for volume, kept in files.items():
+        tell = told.part(passed / total, kept.size_bytes / total)
+        if b.host.simulated:
+            _pretend(b, volume, kept)
+        elif kept.unpacked_bytes is None:
+            _send(b, volume, kept, tell)
+        else:
+            _pour(b, volume, kept, kept.unpacked_bytes, tell)
+        arrived[volume] = kept.sha256
+        journal.note(b.claim, step_name, **{ARRIVED: arrived})
+        passed += kept.size_bytes
+    return f"{len(volumes)} files, each with its checksum" if volumes else "it has none"
+
+
+def _send(
+    b: Blueprint, volume: str, kept: ShelfBlueprint, tell: Callable[[float, str], None]
+) -> None:
+    """Put a file on the host as it is on the shelf, and have the host compute its SHA-256.
+
+    Raises:
+        ShelfFileDamaged: it is not what was put on the shelf.
+        DiskArrivedDamaged: it is not what was sent; it is sent again.
+    """
+    connection, channel = connect(b.host.uri), open_channel(b.host.channel)
+    source = shelf.require_whole(kept.name, kept.size_bytes)
+    sent = haul.send(connection, POOL, volume, source, tell=_bytes(volume, kept.size_bytes, tell))
+    if sent != kept.sha256:
+        raise ShelfFileDamaged(
+            f"{source} is not what was put on the shelf (SHA-256 {sent}, not {kept.sha256}): "
+            "bring it back from a backup."
+        )
+    path = storage.volume_path(connection, POOL, volume)
+    checksum.settle(channel, path, kept.size_bytes)  # before the shelf's copy may go
+    if checksum.sha256(channel, path, kept.size_bytes) != kept.sha256:
+        raise DiskArrivedDamaged(f"{path} on {b.host.name} is not what was sent: sending it again.")
+
+
+def _pour(
+    b: Blueprint,
+    volume: str,
+    kept: ShelfBlueprint,
+    length: int,
+    tell: Callable[[float, str], None],
+) -> None:
+    """Put what is in a packed file on the host: the very bytes that the host before had.
+
+    Raises:
+        ShelfFileDamaged: they are not.
+        DiskArrivedDamaged: it is not what was sent; it is sent again.
+    """
+    connection, channel = connect(b.host.uri), open_channel(b.host.channel)
+    with shelf.unpacked(kept.name, kept.size_bytes) as content:
+        told = _bytes(volume, length, tell)
+        sent = haul.pour(connection, POOL, volume, content, length, tell=told)
+    if sent != kept.source_digest:
+        raise ShelfFileDamaged(
+            f"{shelf.path_of(kept.name)} is not what was put on the shelf (BLAKE2b {sent}, not "
+            f"{kept.source_digest}): bring it back from a backup."
+        )
+    path = storage.volume_path(connection, POOL, volume)
+    checksum.settle(channel, path, length)
+    if checksum.blake2b(channel, path, length) != sent:
+        raise DiskArrivedDamaged(f"{path} on {b.host.name} is not what was sent: sending it again.")
+
+
+def _bytes(volume: str, length: int, tell: Callable[[float, str], None]) -> Callable[[int], None]:
+    def told(passed: int) -> None:
+        done = 0.9 * min(passed / max(length, 1), 1.0)
+        tell(done, f"{volume}: copying to the host, {passed >> 20} of {length >> 20} MiB")
+
+    return told
+
+
+def _pretend(b: Blueprint, volume: str, kept: ShelfBlueprint) -> None:
+    """Make a file without content, on what it leans on: simulated hosts have none."""
+    connection = connect(b.host.uri)
+    backing = storage.volume_path(connection, POOL, kept.base) if kept.base else None
+    disk = next((disk for disk in b.data.attached if disk.volume == volume), None)
+    if disk is None and not volume.endswith(".qcow2"):
+        storage.upload(connection, POOL, volume, b"simulated", "raw")
+        return
+    storage.ensure_volume(
+        connection,
+        POOL,
+        volume,
+        disk.size_bytes if disk else b.disk_bytes,
+        backing_path=backing,
+        fmt=disk.format if disk else "qcow2",
+        replace=True,
+    )
+
+
+def _require_image(b: Blueprint) -> None:
+    """See that the host's image, if a file of the server lies on it, is the image.
+
+    Raises:
+        ShelfFileDamaged: it is not.
+    """
+    base = b.disk_image.volume
+    if base not in {kept.base for kept in b.shelf.values()}:
+        return
+    connection = connect(b.host.uri)
+    below = storage.volume_path(connection, POOL, base)
+    length = storage.length(connection, POOL, base)
+    if checksum.sha256(open_channel(b.host.channel), below, length) != b.disk_image.sha256:
+        raise ShelfFileDamaged(
+            f"The image {below} on {b.host.name} is not {b.disk_image.name}: unshelve to "
+            "another host, and have that one looked after."
+        )
 
 
 @step("adopt-disk")
 def adopt_disk(b: Blueprint) -> str:
-    """Let the disk on the host be the server's: there is no way back from here."""
+    """Let the files on the host be the server's: there is no way back from here."""
     if not b.committed:
-        journal.commit(b.claim)
+        shelves.let_shelf_go(b.claim)
     return b.root_volume
 
 
 @step("clear-shelf")
 def clear_shelf(b: Blueprint) -> str:
-    """Take the file from the shelf."""
-    return f"{shelves.clear(b.claim) or 'nothing'} removed from the shelf"
+    """Take the files from the shelf."""
+    return shelves.clear(b.claim)

@@ -59,7 +59,8 @@ class Life:
     @property
     def file(self) -> ShelfFile:
         with transaction() as session:
-            return session.get_one(ShelfFile, self.server_id)
+            of_server = session.query(ShelfFile).filter(ShelfFile.server_id == self.server_id)
+            return of_server.filter(ShelfFile.volume.contains("-root")).one()
 
     def conn(self, host: str) -> libvirt.virConnect:
         return connect(hosts.get(self.catalogue.host_ids[host]).uri)

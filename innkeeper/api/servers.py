@@ -254,7 +254,11 @@ _action(Verb.REBOOT, RebootRequest, "Reboot a server, soft (asking the guest) or
 _action(Verb.REBUILD, RebuildRequest, "Give a server a fresh root disk; its data there is lost.")
 _action(Verb.SUSPEND, SuspendRequest, "Suspend a server: its memory is kept, nothing in it ends.")
 _action(Verb.RESUME, NoParameters, "Wake a suspended server where it stood.")
-_action(Verb.SHELVE, ShelveRequest, "Stop a server and keep its disk on the shelf, off its host.")
+_action(
+    Verb.SHELVE,
+    ShelveRequest,
+    "Stop a server; keep disks and snapshots on the shelf, off its host.",
+)
 _action(Verb.UNSHELVE, UnshelveRequest, "Bring a shelved server back, on any host that fits.")
 _action(Verb.MIGRATE, MigrateRequest, "Move a server to another host, live where possible.")
 _action(Verb.FLATTEN, NoParameters, "Make a linked clone's disk independent of its source.")

@@ -196,7 +196,7 @@ def shelve(
     wait: Wait = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Stop servers and keep their disks on the shelf; their hosts have their room back."""
+    """Stop servers; keep disks and snapshots on the shelf, their hosts have their room back."""
     body = _patience(agent_seconds, acpi_seconds)
     _act("shelve", names, body, idempotency_key, project, wait=wait, output=output)
 

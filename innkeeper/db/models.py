@@ -194,19 +194,22 @@ class Server(Base):
 
 
 class ShelfFile(Base):
-    """The disk of a shelved server as a file on the shelf; written before the file is made.
+    """A volume of a shelved server as a file on the shelf; written before the file is made.
 
     `sha256` is of the file, `base` the volume that it lies on (None: on nothing), `source_digest`
-    the BLAKE2b of the disk that it was made from. All are empty until it is whole.
+    the BLAKE2b of the volume that it was made from, and `unpacked_bytes` the length of that, if
+    the file is a packed one. All are empty until it is whole.
     """
 
     __tablename__ = "shelf_files"
     server_id: Mapped[UUID] = mapped_column(ForeignKey("servers.id"), primary_key=True)
+    volume: Mapped[str] = mapped_column(String(128), primary_key=True)
     name: Mapped[str] = mapped_column(String(128), unique=True)
     size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     sha256: Mapped[str | None] = mapped_column(String(64), default=None)
     base: Mapped[str | None] = mapped_column(String(128), default=None)
     source_digest: Mapped[str | None] = mapped_column(String(128), default=None)
+    unpacked_bytes: Mapped[int | None] = mapped_column(BigInteger, default=None)
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
 
 

@@ -51,6 +51,13 @@ def _beside(world: World, what: str) -> list[str]:
     return [f"Data disks are not part of the {what}: {names}."] if names else []
 
 
+def _going_along(world: World) -> list[str]:
+    kept = ", ".join(one.name for one in world.snapshots)
+    disks = ", ".join(disk.name for disk in world.disks)
+    told = [f"Snapshots that go along: {kept}."] if kept else []
+    return [*told, f"Data disks that go along: {disks}."] if disks else told
+
+
 def _parted(world: World) -> list[str]:
     """Tell of the further cards of a server that comes to a host, and whom they part it from."""
     if not world.cards:
@@ -162,10 +169,11 @@ def _resume(world: World, _body: BaseModel) -> Plan:
 
 @_rule(Verb.SHELVE)
 def _shelve(world: World, _body: BaseModel) -> Plan:
+    kept = "It keeps its place among the project's servers and disks, and its address."
     return Plan(
         _status(world, Status.SHELVED, Effect.POWER_CYCLE if world.runs else Effect.LIVE),
         "the guest is shut down until it is unshelved" if world.runs else NONE,
-        ("It keeps its place among the project's servers and disks, and its address.",),
+        (kept, *_going_along(world)),
     )
 
 
@@ -174,7 +182,7 @@ def _unshelve(world: World, _body: BaseModel) -> Plan:
     return Plan(
         (*_status(world, Status.ACTIVE), Change(Effect.LIVE, "host", None, world.host)),
         NONE,
-        tuple(_parted(world)),
+        (*_going_along(world), *_parted(world)),
     )
 
 
@@ -184,12 +192,7 @@ def _migrate(world: World, body: BaseModel) -> Plan:
     cycles = world.runs and not world.live
     effect = Effect.POWER_CYCLE if cycles else Effect.LIVE
     moved = f"Its forward leads through {world.host} from then on, under the same port."
-    warnings = [moved]
-    if world.snapshots:
-        warnings.append(f"Snapshots that go along: {', '.join(k.name for k in world.snapshots)}.")
-    if world.disks:
-        warnings.append(f"Data disks that go along: {', '.join(d.name for d in world.disks)}.")
-    warnings += _parted(world)
+    warnings = [moved, *_going_along(world), *_parted(world)]
     if cycles and not asked.allow_power_cycle:
         warnings.append(
             "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or it is "

@@ -121,6 +121,14 @@ class Layers:
         frozen = [(entry.volume, self.file_of(entry.parent_id)) for entry in self.upward()]
         return (*frozen, (self.top, self.file_of(self.top_parent)))
 
+    def beneath(self, volume: str) -> tuple[str, ...]:
+        """Return the files beneath one of the disk's, nearest first; the image is the last."""
+        lower, found = dict(self.leanings()), []
+        while volume in lower:
+            volume = lower[volume]
+            found.append(volume)
+        return tuple(found)
+
     def committed(self, identifier: UUID) -> Commit | None:
         """Return the commit that takes a snapshot out of a running disk, if it needs one.
 

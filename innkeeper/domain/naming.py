@@ -109,12 +109,21 @@ def disk_serial(disk_id: UUID) -> str:
     return disk_id.hex[:20]
 
 
-def shelf_file(server_id: UUID, operation_id: UUID, attempt: int) -> str:
-    """Return the name of the file on the shelf that one attempt of shelving makes.
+def is_packed(volume: str) -> bool:
+    """Tell whether a volume rests on the shelf as what is in it, packed: a memory or a raw disk.
+
+    What is in those is the guest's alone, so nobody asks them what they are.
+    """
+    return not volume.endswith(".qcow2")
+
+
+def shelf_file(server_id: UUID, operation_id: UUID, attempt: int, volume: str) -> str:
+    """Return the name of the file on the shelf that one attempt of shelving makes of a volume.
 
     No two attempts share one: a run that was taken over cannot spoil the file of the next.
     """
-    return f"{server_id}.{short(operation_id)}-{attempt}.qcow2"
+    kept = volume.removeprefix(f"{server_id}-") + (".tar.gz" if is_packed(volume) else "")
+    return f"{server_id}.{short(operation_id)}-{attempt}.{kept}"
 
 
 def server_of(volume: str) -> UUID | None:

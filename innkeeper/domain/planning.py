@@ -73,13 +73,15 @@ _ALWAYS = ("request", "status", "shape", "host")
 _LAYERED = frozenset(
     {
         *(Verb.REBUILD, Verb.DELETE, Verb.RESIZE),
-        *(Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT, Verb.MIGRATE),
+        *(Verb.REVERT, Verb.DELETE_SNAPSHOT, Verb.VERIFY_SNAPSHOT, Verb.MIGRATE, Verb.SHELVE),
     }
 )
 _ON_CARDS = frozenset(
     {Verb.DELETE, Verb.ATTACH_NIC, Verb.DETACH_NIC, Verb.MIGRATE, Verb.SHELVE, Verb.UNSHELVE}
 )
-_ON_DISKS = frozenset({Verb.DELETE, Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK})
+_ON_DISKS = frozenset(
+    {Verb.SHELVE, Verb.DELETE, Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK}
+)
 
 
 def deciding(verb: Planned) -> tuple[str, ...]:

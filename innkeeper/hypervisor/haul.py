@@ -5,9 +5,11 @@ allows everything else beside it.
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import libvirt
 
@@ -32,8 +34,8 @@ def bring(
 ) -> tuple[int, str]:
     """Copy a volume's file to a new local file; return its length and the BLAKE2b of its content.
 
-    BLAKE2b is what `b2sum` computes; it is three times as fast as SHA-256 where the processor has
-    no instructions for that.
+    Holes are not sent, and are holes here, too; in the BLAKE2b they are zeros. That is what `b2sum`
+    computes; it is three times as fast as SHA-256 where the processor has no instructions for that.
 
     Raises:
         VolumeAbsent, PoolAbsent: there is none.
@@ -43,13 +45,17 @@ def bring(
     digest, passed = hashlib.blake2b(), 0
     stream = conn.newStream(0)
     try:
-        volume.download(stream, 0, 0)
+        volume.download(stream, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
         with target.open("xb") as file:
-            while piece := stream.recv(_PIECE):
-                file.write(piece)
-                digest.update(piece)
-                passed += len(piece)
+            while piece := stream.recvFlags(_PIECE, libvirt.VIR_STREAM_RECV_STOP_AT_HOLE):
+                if isinstance(piece, bytes):
+                    file.write(piece)
+                    digest.update(piece)
+                    passed += len(piece)
+                else:
+                    passed = file.seek(_hole(stream, digest), os.SEEK_CUR)
                 tell(passed)
+            file.truncate(passed)  # a hole at the end, too
         stream.finish()
     except BaseException:
         _abort(stream)
@@ -68,32 +74,66 @@ def send(conn: libvirt.virConnect, pool: str, name: str, source: Path, *, tell: 
         PoolFull, PoolBusy: as they say.
         VolumeCut: not everything arrived.
     """
-    length = source.stat().st_size
-    storage.make_room(conn, pool, name, length)
-    digest = _send(conn, pool, name, source, length, tell)
-    storage.look_again(conn, pool)
-    return digest
+    digest = hashlib.sha256()
+    with source.open("rb") as content:
+        _send(conn, pool, name, content, source.stat().st_size, digest, tell)
+    return digest.hexdigest()
+
+
+@translated()
+def pour(
+    conn: libvirt.virConnect,
+    pool: str,
+    name: str,
+    content: IO[bytes],
+    length: int,
+    *,
+    tell: Tell,
+) -> str:
+    """Make a volume of `length` bytes with what a stream holds; return the BLAKE2b of that.
+
+    What is nothing but zeros becomes a hole. One of that name is replaced; what a failed one
+    leaves is the caller's to delete.
+
+    Raises:
+        PoolFull, PoolBusy: as they say.
+        VolumeCut: not everything arrived.
+    """
+    digest = hashlib.blake2b()
+    _send(conn, pool, name, content, length, digest, tell)
+    return digest.hexdigest()
 
 
 def _send(
-    conn: libvirt.virConnect, pool: str, name: str, source: Path, length: int, tell: Tell
-) -> str:
+    conn: libvirt.virConnect,
+    pool: str,
+    name: str,
+    content: IO[bytes],
+    length: int,
+    digest: "hashlib._Hash | hashlib.blake2b",
+    tell: Tell,
+) -> None:
+    storage.make_room(conn, pool, name, length)
     volume = conn.storagePoolLookupByName(pool).storageVolLookupByName(name)
-    digest, passed = hashlib.sha256(), 0
-    stream = conn.newStream(0)
+    stream, passed, hole = conn.newStream(0), 0, 0
     try:
-        volume.upload(stream, 0, length)
-        with source.open("rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+        volume.upload(stream, 0, length, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
+        while piece := content.read(_PIECE):
+            digest.update(piece)
+            passed += len(piece)
+            if piece == _ZEROS[: len(piece)]:
+                hole += len(piece)
+            else:
+                _skip(stream, hole)
                 _push(stream, piece)
-                passed += len(piece)
-                tell(passed)
+                hole = 0
+            tell(passed)
+        _skip(stream, hole)
         stream.finish()
     except BaseException:
         _abort(stream)
         raise
-    return digest.hexdigest()
+    storage.look_again(conn, pool)
 
 
 @translated()
@@ -138,7 +178,9 @@ def _carry(
                 _push(inward, piece)
                 passed += len(piece)
             else:
-                passed += _leave_out(outward, inward, digest)
+                hole = _hole(outward, digest)
+                inward.sendHole(hole)
+                passed += hole
             tell(passed)
         outward.finish()
         inward.finish()
@@ -151,15 +193,17 @@ def _carry(
     return digest.hexdigest()
 
 
-def _leave_out(
-    outward: libvirt.virStream, inward: libvirt.virStream, digest: hashlib.blake2b
-) -> int:
-    """Leave a hole out on both sides; return its length."""
-    hole = int(outward.recvHole())
-    inward.sendHole(hole)
+def _hole(stream: libvirt.virStream, digest: hashlib.blake2b) -> int:
+    """Return the length of the hole that comes next, which counts as zeros."""
+    hole = int(stream.recvHole())
     for begin in range(0, hole, len(_ZEROS)):
         digest.update(_ZEROS[: hole - begin])
     return hole
+
+
+def _skip(stream: libvirt.virStream, hole: int) -> None:
+    if hole:
+        stream.sendHole(hole)
 
 
 def _push(stream: libvirt.virStream, piece: bytes) -> None:

@@ -14,7 +14,7 @@ import select
 import struct
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -175,17 +175,17 @@ def convert(
 
 def compress(
     layer: Path,
-    base: Path | None,
+    chain: Sequence[Path],
     target: Path,
     *,
     compression: str,
     on_progress: OnProgress | None = None,
     deadline_seconds: float = CONVERT_SECONDS,
 ) -> None:
-    """Write a qcow2 layer compressed to `target`; both lie on `base`, whatever the layer says.
+    """Write a qcow2 layer compressed to `target`; both lie on `chain`, whatever the layer says.
 
-    The base is in the folder of `target`, which names it by its file name alone: so it fits into
-    any folder that has that base.
+    The chain, nearest first, is in the folder of `target`, which names what it lies on by its file
+    name alone: so it fits into any folder that has that.
 
     Raises:
         ImageCorrupt: the layer cannot be read to its end.
@@ -194,9 +194,9 @@ def compress(
     """
     options = f"compat=1.1,compression_type={compression}"
     argv = ["qemu-img", "convert", "-p", "-c", "--image-opts", "-O", "qcow2", "-o", options]
-    if base is not None:
-        argv += ["-B", base.name, "-F", "qcow2"]
-    argv += [_opened(layer, base), str(target.absolute())]
+    if chain:
+        argv += ["-B", chain[0].name, "-F", "qcow2"]
+    argv += [_opened(layer, chain), str(target.absolute())]
     said = _converted(argv, on_progress, deadline_seconds)
     if said is not None:
         if _NO_SPACE in said:
@@ -205,14 +205,14 @@ def compress(
 
 
 def same_content(
-    layer: Path, other: Path, base: Path | None, *, tick: Callable[[], None] | None = None
+    layer: Path, other: Path, chain: Sequence[Path], *, tick: Callable[[], None] | None = None
 ) -> bool:
-    """Tell whether a guest would see the same in two layers on one base.
+    """Tell whether a guest would see the same in two layers on one chain, nearest first.
 
     Raises:
         ImageCorrupt: one of them cannot be read.
     """
-    argv = ["qemu-img", "compare", "--image-opts", _opened(layer, base), _opened(other, base)]
+    argv = ["qemu-img", "compare", "--image-opts", _opened(layer, chain), _opened(other, chain)]
     done = _limited(argv, CHECK_SECONDS, tick)
     if done.returncode > 1:
         raise ImageCorrupt(_damaged(done.stderr or done.stdout))
@@ -231,15 +231,18 @@ def create_empty(target: Path, size_bytes: int) -> None:
         raise ImageCorrupt(_damaged(done.stderr))
 
 
-def _opened(layer: Path, base: Path | None) -> str:
-    """Return how qemu-img is to open a layer: with this base, not with what its header names."""
-    if "," in f"{layer}{base}":
-        raise ImageRefused("qemu-img takes no file name with a comma here: choose another folder.")
-    parts = ["driver=qcow2", "file.driver=file", f"file.filename={layer.absolute()}"]
-    if base is None:
-        return ",".join([*parts, "backing="])
-    below = ["backing.driver=qcow2", "backing.file.driver=file"]
-    return ",".join([*parts, *below, f"backing.file.filename={base.absolute()}"])
+def _opened(layer: Path, chain: Sequence[Path]) -> str:
+    """Return how qemu-img is to open a layer: on this chain, not on what the headers name."""
+    parts, at = [], ""
+    for path in (layer, *chain):
+        if "," in str(path.absolute()):
+            raise ImageRefused(
+                "qemu-img takes no file name with a comma here: choose another folder."
+            )
+        parts += [f"{at}driver=qcow2", f"{at}file.driver=file"]
+        parts.append(f"{at}file.filename={path.absolute()}")
+        at += "backing."
+    return ",".join([*parts, f"{at.removesuffix('.')}="])
 
 
 def _converted(

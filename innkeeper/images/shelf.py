@@ -1,22 +1,25 @@
-"""The shelf: a folder (0700) with the compressed disks of shelved servers, whole or not there.
+"""The shelf: a folder (0700) with the compressed files of shelved servers, whole or not there.
 
 A file is made in a folder of its own beside the others and gets its name only when its content is
-on disk. It is a qcow2 layer on its image's base volume, named by file name alone, or lies on
-nothing (docs/adr/0008).
+on disk. It is a qcow2 layer, which names what it lies on as that is called on hosts, by file name
+alone, or lies on nothing; or what is in a memory or a raw disk, packed (docs/adr/0008).
 """
 
 import errno
+import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
-from innkeeper.images import qemu, store
+from innkeeper.images import packing, qemu, store
 from innkeeper.images.failure import ImageCorrupt, ShelfFileDamaged, ShelfFull
 from innkeeper.images.qemu import OnProgress
 from innkeeper.settings import settings
 
 _MAKING = ".incoming"
+_PIECE = 1 << 20
 
 
 def folder() -> Path:
@@ -41,7 +44,7 @@ def require_room(length: int) -> None:
     free = shutil.disk_usage(folder()).free
     if free < length:
         raise ShelfFull(
-            f"The disk has {length >> 20} MiB to copy, the shelf {free >> 20} MiB of room: free "
+            f"There are {length >> 20} MiB to copy, the shelf has {free >> 20} MiB of room: free "
             f"space in {settings().shelf}, or set INNKEEPER_SHELF to a larger place."
         )
 
@@ -66,10 +69,10 @@ def making(name: str) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def compress(layer: Path, base: Path | None, name: str, *, on_progress: OnProgress) -> Path:
+def compress(layer: Path, chain: Sequence[Path], name: str, *, on_progress: OnProgress) -> Path:
     """Return a compressed copy of a layer beside it; it has the layer's content, which was checked.
 
-    The base, too, is beside the layer, under the name that it has on hosts.
+    What it lies on, nearest first, is beside it, too, under the names that it has on hosts.
 
     Raises:
         ImageCorrupt: the layer cannot be read, or its copy is not the same.
@@ -78,14 +81,51 @@ def compress(layer: Path, base: Path | None, name: str, *, on_progress: OnProgre
     made = layer.parent / name
     qemu.compress(
         layer,
-        base,
+        chain,
         made,
         compression=settings().shelf_compression,
         on_progress=lambda fraction: on_progress(fraction * 0.8),
     )
-    if not qemu.same_content(layer, made, base, tick=lambda: on_progress(0.9)):
+    if not qemu.same_content(layer, made, chain, tick=lambda: on_progress(0.9)):
         raise ImageCorrupt("The compressed disk differs from the one it was made from: try again.")
     return made
+
+
+def pack(plain: Path, name: str, digest: str, *, on_progress: OnProgress) -> Path:
+    """Return a packed copy of a file beside it: unpacked it has this BLAKE2b, which was checked.
+
+    Raises:
+        ImageCorrupt: it has not.
+        OSError: no space is left.
+    """
+    made, length = plain.parent / name, max(plain.stat().st_size, 1)
+    packing.pack(plain, made, tell=lambda passed: on_progress(0.6 * passed / length))
+    found, passed = hashlib.blake2b(), 0
+    with packing.unpacked(made) as content:
+        while piece := content.read(_PIECE):
+            found.update(piece)
+            passed += len(piece)
+            on_progress(0.6 + 0.4 * min(passed / length, 1.0))
+    if found.hexdigest() != digest:
+        raise ImageCorrupt("The packed file differs from the one it was made from: try again.")
+    return made
+
+
+@contextmanager
+def unpacked(name: str, size: int) -> Iterator[IO[bytes]]:
+    """Yield what is in a packed file on the shelf.
+
+    Raises:
+        ShelfFileDamaged: it is not there, not of that size, or cannot be unpacked.
+    """
+    path = require_whole(name, size)
+    try:
+        with packing.unpacked(path) as content:
+            yield content
+    except packing.PackedFileDamaged as error:
+        raise ShelfFileDamaged(
+            f"{path} cannot be unpacked ({error}): bring it back from a backup."
+        ) from error
 
 
 def publish(made: Path, name: str, *, tell: OnProgress) -> tuple[int, str]:

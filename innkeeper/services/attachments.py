@@ -276,7 +276,7 @@ def _take(session: Session, server: Server, gib: int) -> None:
 
 
 def _refuse(session: Session, server: Server, body: BaseModel, verb: Verb) -> None:
-    """Refuse what would tear a server from its data disks, or a memory from what it knows of them.
+    """Refuse what would lose data disks that are to stay, or what a memory does not fit.
 
     Raises:
         Conflict: it names them.
@@ -286,19 +286,20 @@ def _refuse(session: Session, server: Server, body: BaseModel, verb: Verb) -> No
     memory = isinstance(body, SnapshotRequest) and body.memory
     if isinstance(body, RevertRequest):
         memory = layering.find(session, server, body.snapshot).memory
-    if verb is not Verb.SHELVE and not memory:
-        return
-    names = [row.name for row in held_by(session, server)]
-    if not names:
-        return
-    why = "they would stay on its host"
-    if memory:
-        why = "a memory does not fit what is written to them since"
-    raise Conflict(
-        f"'{server.name}' has data disks ({', '.join(names)}) and cannot {verb} "
-        f"{'with its memory' if memory else 'with them'}: {why}. Detach them first "
-        "(`innkeeper disk detach`)."
-    )
+    there = held_by(session, server)
+    if memory and there:
+        raise Conflict(
+            f"'{server.name}' has data disks ({', '.join(row.name for row in there)}) and cannot "
+            f"{verb} with its memory: a memory does not fit what is written to them since. Detach "
+            "them first (`innkeeper disk detach`)."
+        )
+    lasting = [row.name for row in there if not row.delete_on_server_delete]
+    if verb is Verb.DELETE and not server.placed and lasting:
+        raise Conflict(
+            f"'{server.name}' is shelved, and its data disks {', '.join(lasting)} are to outlive "
+            f"it, which they can do on a host only: unshelve it (`innkeeper server unshelve "
+            f"{server.name}`), then delete it, or detach and delete them before."
+        )
 
 
 def _refuse_saving(session: Session, server: Server) -> None:

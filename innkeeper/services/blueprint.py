@@ -81,13 +81,14 @@ class SnapshotBlueprint:
 
 @dataclass(frozen=True)
 class ShelfBlueprint:
-    """The server's file on the shelf; without a checksum it is not whole."""
+    """The file on the shelf of one of the server's volumes; without a checksum it is not whole."""
 
     name: str
     size_bytes: int
     sha256: str | None
     base: str | None
     source_digest: str | None
+    unpacked_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Blueprint:
     step_was_done: bool = False
     resize: Resize | None = None
     elsewhere: tuple[HostBlueprint, NetworkBlueprint, Cards] | None = None
-    shelf: ShelfBlueprint | None = None
+    shelf: dict[str, ShelfBlueprint] = field(default_factory=dict)
     born_of: str = ""
     on_host: bool = True
     inbound_kb: int | None = None

@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from contextlib import suppress
 from uuid import UUID
 
+import sqlalchemy as sa
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from sqlalchemy.sql import ColumnElement
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import DataDisk, Host, Operation, Server
+from innkeeper.db.models import Artifact, DataDisk, Host, Operation, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.naming import POOL, disk_serial
+from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import Conflict, NotFound, TransientError
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
@@ -109,6 +112,9 @@ def delete(
 def erase(disk_id: UUID) -> None:
     """Remove the volume of a disk whose phase is deleting, then forget the disk.
 
+    Of a shelved server's only what was left on a host is there; what is on the shelf has rows of
+    its own.
+
     Killed in between, it is done again; a disk of another phase is left alone.
 
     Raises:
@@ -118,11 +124,17 @@ def erase(disk_id: UUID) -> None:
         row = session.get(DataDisk, disk_id)
         if row is None or row.phase != "deleting":
             return
-        uri, volume = session.get_one(Host, row.host_id).uri, row.volume
-    storage.delete_volume(connect(uri), POOL, volume)
+        host, volume = session.get_one(Host, row.host_id), row.volume
+        there = _copy_on(row.host_id, volume)
+        owner = session.get(Server, row.server_id) if row.server_id else None
+        shelved = owner is not None and not owner.placed
+        asked = not shelved or session.scalar(select(Artifact.id).where(*there)) is not None
+    if asked:
+        storage.delete_volume(connect(host.uri), POOL, volume)
     with transaction() as session:
         row = session.get(DataDisk, disk_id, with_for_update=True)
         if row is not None and row.phase == "deleting":
+            session.execute(sa.delete(Artifact).where(*there))
             _record(session, row, "disk.deleted")
             session.delete(row)
 
@@ -177,6 +189,41 @@ def part(held: Claim) -> list[UUID]:
                 _record(session, row, "disk.detached", operation.actor, operation)
                 row.server_id, row.target, row.phase = None, None, "available"
         return going
+
+
+def leave(session: Session, server: Server, operation: Operation) -> None:
+    """Note that what a server's host has of its data disks is to go, within a transaction.
+
+    A disk's own row tells of it where the server is, an artifact's that there is a copy elsewhere.
+    """
+    for row in attachments.held_by(session, server):
+        session.execute(sa.delete(Artifact).where(*_copy_on(row.host_id, row.volume)))
+        session.add(
+            Artifact(
+                host_id=row.host_id,
+                server_id=server.id,
+                operation_id=operation.id,
+                kind=ArtifactKind.VOLUME,
+                name=row.volume,
+                state="present",
+            )
+        )
+
+
+def arrive(session: Session, server: Server) -> None:
+    """Note that the copies of a server's data disks on its host are the disks themselves."""
+    for row in attachments.held_by(session, server):
+        row.host_id = server.host_id or row.host_id
+        session.execute(sa.delete(Artifact).where(*_copy_on(row.host_id, row.volume)))
+
+
+def _copy_on(host_id: UUID, volume: str) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition for the artifact that is a copy of a data disk on a host."""
+    return (
+        Artifact.host_id == host_id,
+        Artifact.kind == ArtifactKind.VOLUME,
+        Artifact.name == volume,
+    )
 
 
 def keep_size(held: Claim, size_gib: int) -> None:

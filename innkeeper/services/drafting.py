@@ -49,6 +49,8 @@ _ON_SNAPSHOTS = {
     Verb.FLATTEN,
     Verb.VERIFY_SNAPSHOT,
     Verb.MIGRATE,
+    Verb.SHELVE,
+    Verb.UNSHELVE,
 }
 _ON_SHELF = {Verb.SHELVE, Verb.UNSHELVE, Verb.DELETE}
 
@@ -120,11 +122,13 @@ def _snapshots(session: Session, server_id: UUID) -> tuple[SnapshotBlueprint, ..
     )
 
 
-def _shelf(session: Session, server_id: UUID) -> ShelfBlueprint | None:
-    row = session.get(ShelfFile, server_id)
-    if row is None:
-        return None
-    return ShelfBlueprint(row.name, row.size_bytes, row.sha256, row.base, row.source_digest)
+def _shelf(session: Session, server_id: UUID) -> dict[str, ShelfBlueprint]:
+    """Return what the shelf has of a server, by volume."""
+    rows = session.scalars(select(ShelfFile).where(ShelfFile.server_id == server_id))
+    parts = ShelfBlueprint.__dataclass_fields__
+    return {
+        row.volume: ShelfBlueprint(**{part: getattr(row, part) for part in parts}) for row in rows
+    }
 
 
 def _born_of(session: Session, operation: Operation, volume: str) -> str:
@@ -237,7 +241,7 @@ def load(
         user_data=server.user_data,
         host_key_private=server.host_key_private or "",
         root_password_hash=server.root_password_hash,
-        shelf=_shelf(session, server.id) if verb in _ON_SHELF else None,
+        shelf=_shelf(session, server.id) if verb in _ON_SHELF else {},
         born_of=_born_of(session, operation, disk.volume),
         on_host=_on_host(session, server),
         data=attachments.load(session, operation, server.id),

@@ -22,6 +22,7 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import BIRTHS, Phase, Status, Verb
 from innkeeper.domain.naming import probe_id, seed_of
 from innkeeper.domain.steps import ArtifactKind
+from innkeeper.services import reservations
 from innkeeper.services.binding import ISOLATED, in_use
 
 
@@ -58,8 +59,9 @@ class Known:
 class Expectation:
     """What the database expects of one host.
 
-    `cards` are the MACs of each server's cards; `unused` the isolated networks that are there, or
-    may be, though no card needs them there.
+    `resting` are data disks of shelved servers that were here last; `cards` the MACs of each
+    server's cards; `unused` the isolated networks that are there, or may be, though no card needs
+    them there.
     """
 
     host: Host
@@ -69,6 +71,7 @@ class Expectation:
     macs: dict[str, UUID]
     artifacts: tuple[Artifact, ...]
     data_disks: tuple[DataDisk, ...] = ()
+    resting: tuple[DataDisk, ...] = ()
     cards: dict[UUID, set[str]] = field(default_factory=dict)
     unused: dict[str, UUID] = field(default_factory=dict)
     probes: frozenset[UUID] = frozenset()
@@ -113,11 +116,23 @@ def expectation(host_id: UUID) -> Expectation:
             dict(networks.all()),
             dict([*macs, *arriving]) | {mac: owner for mac, owner in leases if owner},
             tuple(rows),
-            tuple(session.scalars(select(DataDisk).where(DataDisk.host_id == host_id))),
+            *_data_disks(session, host_id),
             _cards(session, host_id),
             _unused(session, host_id),
             _probes(session, host_id),
         )
+
+
+def _data_disks(
+    session: Session, host_id: UUID
+) -> tuple[tuple[DataDisk, ...], tuple[DataDisk, ...]]:
+    """Return the data disks that are on a host, and those that were there and rest on the shelf."""
+    there = select(DataDisk).outerjoin(Server, Server.id == DataDisk.server_id)
+    there = there.where(DataDisk.host_id == host_id)
+    on_host = reservations.is_on_host()
+    return tuple(session.scalars(there.where(on_host))), tuple(
+        session.scalars(there.where(~on_host))
+    )
 
 
 def _cards(session: Session, host_id: UUID) -> dict[UUID, set[str]]:

@@ -75,7 +75,7 @@ def prepare(session: Session, server: Server, body: BaseModel, verb: Verb) -> di
         return _deletion(session, find(session, server, body.snapshot))
     if isinstance(body, VerifySnapshotRequest):
         return verifying.prepare(session, server, find(session, server, body.snapshot))
-    if verb in {Verb.REBUILD, Verb.SHELVE, Verb.DELETE}:
+    if verb in {Verb.REBUILD, Verb.DELETE}:
         _refuse_under(session, server, verb)
     if verb is Verb.FLATTEN:
         _require_flattenable(session, server)
@@ -192,9 +192,11 @@ def _refuse_under(session: Session, server: Server, verb: Verb) -> None:
         wanted = wanted.where(Snapshot.delete_on_server_delete.is_(False))
     names = session.scalars(wanted.order_by(Snapshot.created_at)).all()
     if names:
+        back = f"Unshelve it first (`innkeeper server unshelve {server.name}`). "
         raise Conflict(
             f"'{server.name}' cannot {verb}, it has snapshots that are to stay: "
-            f"{', '.join(names)}. Delete them first (`innkeeper snapshot delete`)."
+            f"{', '.join(names)}. {'' if server.placed else back}Delete them first (`innkeeper "
+            "snapshot delete`)."
         )
 
 

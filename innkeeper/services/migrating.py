@@ -5,20 +5,20 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel
-from sqlalchemy import delete, func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import Artifact, Disk, Host, Operation, Server, Snapshot
+from innkeeper.db.models import Host, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
-from innkeeper.domain.placement import Capacity, Demand, Verdict, place, require_chosen
+from innkeeper.domain.placement import Capacity, Verdict, place, require_chosen
 from innkeeper.domain.specs import MigrateRequest
-from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import Conflict, InvalidRequest, NotFound
 from innkeeper.services import (
     attachments,
     binding,
+    disks,
     events,
     journal,
     reservations,
@@ -43,7 +43,7 @@ def prepare(
     """
     if not isinstance(body, MigrateRequest):
         return {}
-    _refuse_what_cannot_move(session, server)
+    shelving.refuse_linked(session, server)
     runs = server.status == Status.ACTIVE
     if body.mode == "live" and not runs:
         raise InvalidRequest(
@@ -96,9 +96,10 @@ def switch_host(held: Claim) -> None:
             session.get_one(Host, host_id).name
             for host_id in (server.host_id, server.other_host_id)
         ]
+        disks.leave(session, server, operation)
         reservations.change_sides(session, server)
         binding.move(session, server, UUID(operation.request["sides"][1]))
-        _take_disks(session, server, operation)
+        disks.arrive(session, server)
         operation.request = operation.request | {journal.COMMITTED: True}
         events.record(
             session,
@@ -109,33 +110,6 @@ def switch_host(held: Claim) -> None:
             operation_id=operation.id,
             before={"host": names[0]},
             after={"host": names[1]},
-        )
-
-
-def _take_disks(session: Session, server: Server, operation: Operation) -> None:
-    """Make a server's data disks the new host's; what the old one has of them is to go.
-
-    A disk's own row tells where it is, an artifact's that there is a copy of it elsewhere: the
-    one of the new host ends here, one of the old host begins.
-    """
-    for disk in attachments.held_by(session, server):
-        old, disk.host_id = disk.host_id, server.host_id or disk.host_id
-        session.execute(
-            delete(Artifact).where(
-                Artifact.host_id == disk.host_id,
-                Artifact.kind == ArtifactKind.VOLUME,
-                Artifact.name == disk.volume,
-            )
-        )
-        session.add(
-            Artifact(
-                host_id=old,
-                server_id=server.id,
-                operation_id=operation.id,
-                kind=ArtifactKind.VOLUME,
-                name=disk.volume,
-                state="present",
-            )
         )
 
 
@@ -162,32 +136,10 @@ def tell_silence(held: Claim, reason: str) -> None:
         )
 
 
-def _refuse_what_cannot_move(session: Session, server: Server) -> None:
-    of_server = select(Disk.id).where(Disk.server_id == server.id)
-    if session.scalar(of_server.where(Disk.base_snapshot_id.is_not(None)).limit(1)):
-        raise Conflict(
-            f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
-            f"first (`innkeeper server flatten {server.name}`)."
-        )
-
-
-def _demand(session: Session, server: Server) -> Demand:
-    """Return what a server asks of a host that it comes to, with all that goes along."""
-    disks = sum(row.size_gib for row in attachments.held_by(session, server))
-    frozen = session.scalar(
-        select(func.coalesce(func.sum(Snapshot.size_bytes), 0)).where(
-            Snapshot.server_id == server.id, Snapshot.volume.is_not(None)
-        )
-    )
-    demand = resizing.demand_of(server)
-    beside = disks + -(-int(frozen or 0) // (1 << 30))
-    return replace(demand, disk_gib=demand.disk_gib + beside)
-
-
 def _judge(
     session: Session, server: Server, old: Host, wanted: str | None, *, live: bool
 ) -> Verdict:
-    demand = _demand(session, server)
+    demand = shelving.demand_of_all(session, server)
     hosts = [
         _judged(session, server, old, capacity, wanted, live=live)
         for capacity in reservations.capacities(session, lock=True)

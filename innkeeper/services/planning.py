@@ -238,7 +238,8 @@ def _host(
 ) -> HostRoom | None:
     disk_gib = back[3]
     if verb is Verb.SHELVE:  # the project's still, but not on a host
-        disk_gib = resizing.demand_of(server).disk_gib
+        data = sum(row.size_gib for row in attachments.held_by(session, server))
+        disk_gib = resizing.demand_of(server).disk_gib + data
     elif not server.placed:
         disk_gib = 0
     subject = server.other_host_id or server.host_id

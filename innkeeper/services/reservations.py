@@ -52,10 +52,23 @@ def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
     return Amounts(servers, vcpus, memory_mib, disk_gib + int(session.scalar(of_project) or 0))
 
 
+def is_on_host() -> ColumnElement[bool]:
+    """Return the condition for data disks that are on a host; their servers are outer-joined."""
+    return or_(DataDisk.server_id.is_(None), Server.placed)
+
+
 def data_gib(session: Session) -> dict[UUID, int]:
-    """Return how many GiB data disks hold of each host, attached or not; of two while they move."""
+    """Return how many GiB data disks hold of each host, attached or not; of two while they move.
+
+    Those of shelved servers hold nothing of any.
+    """
     sizes = func.sum(DataDisk.size_gib)
-    rows = select(DataDisk.host_id, sizes).group_by(DataDisk.host_id)
+    rows = (
+        select(DataDisk.host_id, sizes)
+        .outerjoin(Server, Server.id == DataDisk.server_id)
+        .where(is_on_host())
+        .group_by(DataDisk.host_id)
+    )
     found = {host_id: int(total) for host_id, total in session.execute(rows).tuples()}
     beside = (
         select(Server.other_host_id, sizes)
@@ -260,7 +273,7 @@ def _network(session: Session, project_id: UUID, host_id: UUID, cidr: str | None
 
 
 def move(session: Session, server: Server, host: Host) -> None:
-    """Give a server its address and its forward port on another host; the caller holds the locks.
+    """Give a server its address, port and room for its disks on a host; the caller has the locks.
 
     The project's network of the same CIDR is there, too, or is made. That the port is free there
     was looked at before.
@@ -277,6 +290,8 @@ def move(session: Session, server: Server, host: Host) -> None:
             nic.network_id = address.network_id = there.id
     for forward in session.scalars(select(PortForward).where(PortForward.server_id == server.id)):
         forward.host_id = host.id
+    for disk in session.scalars(select(DataDisk).where(DataDisk.server_id == server.id)):
+        disk.host_id = host.id
     server.host_id, server.placed = host.id, True
     session.flush()
 

@@ -1,5 +1,6 @@
 """Files on the shelf as the database knows them, and what is on the shelf beside that."""
 
+from collections.abc import Collection
 from typing import NamedTuple
 from uuid import UUID
 
@@ -7,12 +8,12 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import Operation, Server, ShelfFile
+from innkeeper.db.models import DataDisk, Disk, Operation, Server, ShelfFile, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import shelf_file, short
 from innkeeper.images import shelf
-from innkeeper.services import events, journal
+from innkeeper.services import disks, events, journal
 
 
 class Shelved(NamedTuple):
@@ -22,6 +23,7 @@ class Shelved(NamedTuple):
     sha256: str
     base: str | None
     source_digest: str | None
+    unpacked_bytes: int | None = None
 
 
 class Stray(NamedTuple):
@@ -33,19 +35,21 @@ class Stray(NamedTuple):
     reapable: bool
 
 
-def intend(held: Claim) -> str:
-    """Commit which file this attempt will make, and remove what earlier ones left; return it.
+def intend(held: Claim, volume: str) -> str:
+    """Commit which file this attempt will make of a volume; remove what earlier ones left of it.
+
+    Return its name.
 
     Raises:
         ClaimLost: the operation was taken over.
     """
-    name = shelf_file(held.server_id, held.operation_id, held.attempt)
+    name = shelf_file(held.server_id, held.operation_id, held.attempt, volume)
     with transaction() as session:
         journal.hold(session, held)
-        before = session.get(ShelfFile, held.server_id)
+        before = session.get(ShelfFile, (held.server_id, volume))
         old = before.name if before else None
         if before is None:
-            session.add(ShelfFile(server_id=held.server_id, name=name))
+            session.add(ShelfFile(server_id=held.server_id, volume=volume, name=name))
         else:
             before.name, before.sha256, before.size_bytes = name, None, 0
     if old is not None:
@@ -53,35 +57,67 @@ def intend(held: Claim) -> str:
     return name
 
 
-def keep(held: Claim, file: Shelved) -> None:
-    """Commit that the file of this attempt is whole, and what it is.
+def keep(held: Claim, volume: str, file: Shelved) -> None:
+    """Commit that the file that this attempt made of a volume is whole, and what it is.
 
     Raises:
         ClaimLost: the operation was taken over.
     """
     with transaction() as session:
         journal.hold(session, held)
-        row = session.get_one(ShelfFile, held.server_id)
+        row = session.get_one(ShelfFile, (held.server_id, volume))
         row.size_bytes, row.sha256 = file.size_bytes, file.sha256
         row.base, row.source_digest = file.base, file.source_digest
+        row.unpacked_bytes = file.unpacked_bytes
 
 
-def clear(held: Claim) -> str | None:
-    """Remove a server's file from the shelf, then its row; return its name, if there was one.
+def clear(held: Claim, volumes: Collection[str] | None = None) -> str:
+    """Remove a server's files from the shelf, those of these volumes or all, then their rows.
+
+    Return how many there were, in words.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    own = [ShelfFile.server_id == held.server_id]
+    if volumes is not None:
+        own.append(ShelfFile.volume.in_(volumes))
+    with transaction() as session:
+        journal.hold(session, held)
+        names = session.scalars(select(ShelfFile.name).where(*own)).all()
+    for name in names:
+        shelf.remove(name)
+    with transaction() as session:
+        journal.hold(session, held)
+        session.execute(delete(ShelfFile).where(*own))
+    return f"{len(names)} files removed from the shelf"
+
+
+def let_host_go(held: Claim) -> None:
+    """Pass the point of no return of a shelving: what the host has of its data disks is to go.
 
     Raises:
         ClaimLost: the operation was taken over.
     """
     with transaction() as session:
-        journal.hold(session, held)
-        row = session.get(ShelfFile, held.server_id)
-    if row is None:
-        return None
-    shelf.remove(row.name)
+        operation = journal.hold(session, held)
+        if operation.request.get(journal.COMMITTED):
+            return
+        server = session.get_one(Server, held.server_id)
+        operation.request = operation.request | {journal.COMMITTED: True}
+        disks.leave(session, server, operation)
+
+
+def let_shelf_go(held: Claim) -> None:
+    """Pass the point of no return of an unshelving: what is on the host is the server's now.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
     with transaction() as session:
-        journal.hold(session, held)
-        session.execute(delete(ShelfFile).where(ShelfFile.server_id == held.server_id))
-    return row.name
+        operation = journal.hold(session, held)
+        operation.request = operation.request | {journal.COMMITTED: True}
+        disks.arrive(session, session.get_one(Server, held.server_id))
 
 
 def _is_ours(session: Session, name: str) -> bool:
@@ -99,6 +135,28 @@ def _is_ours(session: Session, name: str) -> bool:
     return any(short(identifier) == operation for identifier in made)
 
 
+def _expected(session: Session) -> list[tuple[UUID, str, str]]:
+    """Return what has to be on the shelf: servers that rest there, their names and volumes."""
+    found: list[tuple[UUID, str, str]] = []
+    for of_server, volume in (
+        (Disk.server_id, Disk.volume),
+        (Snapshot.server_id, Snapshot.volume),
+        (Snapshot.server_id, Snapshot.memory_volume),
+        (DataDisk.server_id, DataDisk.volume),
+    ):
+        rows = session.execute(
+            select(Server.id, Server.name, volume)
+            .join(Server, Server.id == of_server)
+            .where(
+                Server.status == Status.SHELVED,
+                Server.operation_id.is_(None),
+                volume.is_not(None),
+            )
+        ).tuples()
+        found += [(owner, name, kept) for owner, name, kept in rows if kept]
+    return sorted(found)
+
+
 def strays() -> list[Stray]:
     """Return what is on the shelf and should not be, and what should be there and is not.
 
@@ -111,14 +169,11 @@ def strays() -> list[Stray]:
             select(ShelfFile, Server).join(Server, Server.id == ShelfFile.server_id)
         ).tuples()
         known = {row.name: (row, server) for row, server in rows}
-        shelved = select(Server).where(
-            Server.status == Status.SHELVED,
-            Server.operation_id.is_(None),
-            Server.id.not_in(select(ShelfFile.server_id)),
-        )
+        kept = {(server.id, row.volume) for row, server in known.values()}
         found = [
-            Stray("-", f"'{server.name}' is shelved, but has no file", server.id, reapable=False)
-            for server in session.scalars(shelved)
+            Stray("-", f"'{name}' is shelved, but has no file of {volume}", owner, reapable=False)
+            for owner, name, volume in _expected(session)
+            if (owner, volume) not in kept
         ]
         found += [
             Stray(name, "no server has it", None, reapable=_is_ours(session, name))

@@ -4,15 +4,22 @@ from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Disk, Host, Image, PortForward, Project, Server
+from innkeeper.db.models import Disk, Host, Image, PortForward, Project, Server, Snapshot
 from innkeeper.domain.placement import Capacity, Demand, place, require_chosen
 from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.specs import ShelveRequest, UnshelveRequest
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import binding, firmware, offers, reservations, resizing
+from innkeeper.services import (
+    attachments,
+    binding,
+    firmware,
+    offers,
+    reservations,
+    resizing,
+)
 
 ANOTHER = "another host was asked for"
 
@@ -24,26 +31,25 @@ def prepare(session: Session, server: Server, body: BaseModel) -> dict[str, Any]
     nothing of this.
 
     Raises:
-        Conflict: it has more than the one disk that the shelf keeps.
+        Conflict: its disk stands on another server's.
         QuotaExceeded, NoHostFits, NotFound: nothing was reserved.
     """
     if isinstance(body, ShelveRequest):
-        _refuse_further_disks(session, server)
+        refuse_linked(session, server)
     return _unshelve(session, server, body) if isinstance(body, UnshelveRequest) else {}
 
 
-def _refuse_further_disks(session: Session, server: Server) -> None:
-    rows = session.scalars(select(Disk).where(Disk.server_id == server.id)).all()
-    if any(row.base_snapshot_id for row in rows):
+def refuse_linked(session: Session, server: Server) -> None:
+    """Refuse to take away a disk that stands on another server's.
+
+    Raises:
+        Conflict: it does.
+    """
+    of_server = select(Disk.id).where(Disk.server_id == server.id)
+    if session.scalar(of_server.where(Disk.base_snapshot_id.is_not(None)).limit(1)):
         raise Conflict(
             f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
             f"first (`innkeeper server flatten {server.name}`)."
-        )
-    disks = [row.volume for row in rows]
-    if len(disks) > 1:
-        raise Conflict(
-            f"'{server.name}' has {len(disks)} disks ({', '.join(sorted(disks))}), and the shelf "
-            "keeps the root disk alone: detach the others first."
         )
 
 
@@ -58,7 +64,8 @@ def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[s
     if body.host and not session.scalar(select(Host.id).where(Host.name == body.host)):
         raise NotFound(f"There is no host '{body.host}': see `innkeeper host list`.")
     capacities = reservations.capacities(session, lock=True)
-    verdict = place(demand, [judged(session, server, host, body.host) for host in capacities])
+    whole = demand_of_all(session, server)
+    verdict = place(whole, [judged(session, server, host, body.host) for host in capacities])
     host = session.get_one(Host, require_chosen(verdict, resizing.waiting_of(server)))
     reservations.move(session, server, host)
     binding.move(session, server, host.id)
@@ -67,6 +74,19 @@ def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[s
     room = resizing.fresh_shape(size, host, server.cpu, server.memory)
     server.max_vcpus, server.max_memory_mib = room.max_vcpus, room.max_memory_mib
     return {"verdict": verdict.as_dict()}
+
+
+def demand_of_all(session: Session, server: Server) -> Demand:
+    """Return what a server asks of a host that it comes to, with snapshots and data disks."""
+    data = sum(row.size_gib for row in attachments.held_by(session, server))
+    frozen = session.scalar(
+        select(func.coalesce(func.sum(Snapshot.size_bytes), 0)).where(
+            Snapshot.server_id == server.id, Snapshot.volume.is_not(None)
+        )
+    )
+    demand = resizing.demand_of(server)
+    beside = data + -(-int(frozen or 0) // (1 << 30))
+    return replace(demand, disk_gib=demand.disk_gib + beside)
 
 
 def judged(session: Session, server: Server, capacity: Capacity, wanted: str | None) -> Capacity:

@@ -223,17 +223,22 @@ def _data_disks(expected: Expectation, names: list[str], domains: set[UUID]) -> 
 
 
 def _copies(expected: Expectation, names: list[str]) -> list[Finding]:
-    """Find what a migration left of data disks that are another host's by now, or still."""
-    own, found = {disk.volume for disk in expected.data_disks}, []
+    """Find what is left of data disks that are another host's, or on the shelf, by now or still."""
+    own, host = {disk.volume for disk in expected.data_disks}, expected.host.name
+    ours = {row.name for row in expected.artifacts}
+    why = "its server is shelved, and who put this here is not known"
+    found = [
+        Finding(host, DATA_DISK, disk.volume, why, disk.server_id)
+        for disk in expected.resting
+        if disk.volume in names and disk.volume not in ours
+    ]
     for row in expected.artifacts:
         known = expected.servers.get(row.server_id) if row.server_id else None
         if known is None or known.busy or row.name in own or disk_of(row.name) is None:
             continue
         if row.name in names:
-            why = "a copy of a data disk that is on another host"
-            found.append(
-                Finding(expected.host.name, "volume", row.name, why, row.server_id, reapable=True)
-            )
+            why = "a copy of a data disk that is elsewhere"
+            found.append(Finding(host, "volume", row.name, why, row.server_id, reapable=True))
     return found
 
 

@@ -95,18 +95,44 @@ def second(running_lab: "RunningLab") -> Iterator[LabHost]:
     forget(found.uri)
 
 
-@pytest.mark.parametrize("end", [b"the end", b""], ids=["ends in data", "ends in a hole"])
-def test_what_is_carried_is_the_same_and_keeps_its_holes(
-    host: "Host", second: LabHost, end: bytes
-) -> None:
-    size = (9 << 20) + 1024
-    source = storage.ensure_volume(host.conn, POOL, NAME, size, fmt="raw")
+ends = pytest.mark.parametrize("end", [b"the end", b""], ids=["ends in data", "ends in a hole"])
+SIZE = (9 << 20) + 1024
+
+
+def _with_holes(host: "Host", end: bytes) -> Path:
+    source = storage.ensure_volume(host.conn, POOL, NAME, SIZE, fmt="raw")
     with source.open("r+b") as file:
         for offset in (0, 5 << 20):
             file.seek(offset)
             file.write(CONTENT)
-        file.seek(size - len(end))
+        file.seek(SIZE - len(end))
         file.write(end)
+    return source
+
+
+@ends
+def test_holes_that_are_brought_are_holes_and_are_poured_back_as_such(
+    host: "Host", tmp_path: Path, end: bytes
+) -> None:
+    content, target, told = _with_holes(host, end).read_bytes(), tmp_path / "target", []
+    length, digest = haul.bring(host.conn, POOL, NAME, target, tell=told.append)
+    assert target.read_bytes() == content
+    assert (length, digest) == (SIZE, hashlib.blake2b(content).hexdigest())
+    assert told[-1] == SIZE
+    with target.open("rb") as file:
+        assert haul.pour(host.conn, POOL, NAME, file, SIZE, tell=told.append) == digest
+    back = storage.volume_path(host.conn, POOL, NAME)
+    assert back.read_bytes() == content
+    assert stat.S_IMODE(back.stat().st_mode) == 0o600
+    for path in (target, back):
+        assert path.stat().st_blocks * 512 < 4 << 20, "holes are holes"
+
+
+@ends
+def test_what_is_carried_is_the_same_and_keeps_its_holes(
+    host: "Host", second: LabHost, end: bytes
+) -> None:
+    size, source = SIZE, _with_holes(host, end)
     content, told = source.read_bytes(), []
     new = connect(second.uri)
     length, digest = haul.carry(host.conn, new, POOL, NAME, tell=told.append)

@@ -5,8 +5,6 @@ That a bare server moves, and how it is killed and cancelled then, is in test_mi
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,11 +13,8 @@ from e2e.faults import FULL, resize, small_pool
 from e2e.test_migration import LOOP
 from e2e.test_migration import Life as Moving
 from e2e.test_snapshots import CHECK, WRITER
-from innkeeper.cli.client import Json
 from innkeeper.domain.naming import POOL, disk_of
 from innkeeper.hypervisor import storage
-from innkeeper.hypervisor.connection import connect
-from innkeeper.hypervisor.errors import Absent
 from innkeeper.lab.layout import HostLayout
 
 PLACE = "/mnt/data"
@@ -31,42 +26,6 @@ __all__ = ["small_pool"]
 
 class Life(Moving):
     """The server of these tests and what is done to it."""
-
-    @property
-    def path(self) -> str:
-        return f"/servers/{self.server['id']}/snapshots"
-
-    def find(self, name: str) -> Json:
-        return next(s for s in self.estate.client.items(self.path) if s["name"] == name)
-
-    def take(self, name: str, **fields: Any) -> None:
-        self.done(name, self.estate.client.post(self.path, {"name": name, **fields}))
-
-    def to(self, name: str, verb: str) -> None:
-        """Revert to, or verify, a snapshot."""
-        path = f"{self.path}/{self.find(name)['id']}/actions/{verb}"
-        self.done(verb, self.estate.client.post(path))
-
-    def forget(self, name: str) -> None:
-        self.done("merged", self.estate.client.delete(f"{self.path}/{self.find(name)['id']}"))
-
-    def files(self, name: str) -> dict[str, Path | None]:
-        """Return the server's files on a host, and what each leans on."""
-        conn, names = connect(self.estate.host(name).uri), self.traces(name)
-        return {n: storage.leans_on(conn, POOL, n) for n in names if n.startswith(self.id)}
-
-    def attach(self, name: str, **fields: Any) -> None:
-        body = {"name": name, "size_gib": 1} | fields
-        self.done(f"attached {name}", self.estate.act(self.server, "attach-disk", **body))
-
-    def disks(self) -> dict[str, Json]:
-        return {disk["name"]: disk for disk in self.estate.client.items("/disks")}
-
-    def device(self, name: str) -> str:
-        """Return the block device by which the guest knows a disk: here no udev makes links."""
-        serial = self.disks()[name]["device"].rpartition("-")[2]
-        found = f"grep -l {serial} /sys/block/*/serial || true"
-        return f"/dev/{eventually(lambda: self.sh(found), what=name).split('/')[3]}"
 
     def contents(self) -> str:
         """Return the checksums of what was put onto the data disks."""
@@ -84,16 +43,6 @@ class Life(Moving):
 
     def records(self) -> int:
         return int(self.sh(f"cat {PLACE}/records 2>/dev/null | wc -l"))
-
-    @property
-    def id(self) -> str:
-        return str(self.server["id"])
-
-    def pool(self, name: str) -> list[str]:
-        try:
-            return storage.volume_names(connect(self.estate.host(name).uri), POOL)
-        except Absent:  # no server was ever placed there
-            return []
 
     def all_on(self, home: str, files: int) -> None:
         """Assert that so many files are on one host, lean on files there, and nothing elsewhere."""

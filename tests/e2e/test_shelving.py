@@ -14,12 +14,13 @@ import pytest
 from e2e.estate import Estate, eventually, unique
 from e2e.test_snapshots import CHECK, DEATH_SECONDS, WRITER
 from innkeeper.cli.client import Json
-from innkeeper.domain.naming import POOL, server_of
+from innkeeper.domain.naming import POOL, disk_of, server_of
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import guest, network, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
+from innkeeper.hypervisor.xml.element import parse
 from innkeeper.settings import settings
 
 CLOCK_SECONDS = 5.0
@@ -50,6 +51,76 @@ class Life:
 
     def unshelve(self, **body: Any) -> Json:
         return self.done("unshelved", self.estate.act(self.server, "unshelve", **body))
+
+    @property
+    def id(self) -> str:
+        return str(self.server["id"])
+
+    @property
+    def path(self) -> str:
+        return f"/servers/{self.server['id']}/snapshots"
+
+    def find(self, name: str) -> Json:
+        return next(s for s in self.estate.client.items(self.path) if s["name"] == name)
+
+    def take(self, name: str, **fields: Any) -> None:
+        self.done(name, self.estate.client.post(self.path, {"name": name, **fields}))
+
+    def to(self, name: str, verb: str) -> None:
+        """Revert to, or verify, a snapshot."""
+        path = f"{self.path}/{self.find(name)['id']}/actions/{verb}"
+        self.done(verb, self.estate.client.post(path))
+
+    def forget(self, name: str) -> None:
+        self.done("merged", self.estate.client.delete(f"{self.path}/{self.find(name)['id']}"))
+
+    def files(self, name: str) -> dict[str, Path | None]:
+        """Return the server's files on a host, and what each leans on."""
+        conn, names = connect(self.estate.host(name).uri), self.traces(name)
+        return {n: storage.leans_on(conn, POOL, n) for n in names if n.startswith(self.id)}
+
+    def attach(self, name: str, **fields: Any) -> None:
+        body = {"name": name, "size_gib": 1} | fields
+        self.done(f"attached {name}", self.estate.act(self.server, "attach-disk", **body))
+
+    def disks(self) -> dict[str, Json]:
+        return {disk["name"]: disk for disk in self.estate.client.items("/disks")}
+
+    def device(self, name: str) -> str:
+        """Return the block device by which the guest knows a disk: here no udev makes links."""
+        serial = self.disks()[name]["device"].rpartition("-")[2]
+        found = f"grep -l {serial} /sys/block/*/serial || true"
+        return f"/dev/{eventually(lambda: self.sh(found), what=name).split('/')[3]}"
+
+    def pool(self, name: str) -> list[str]:
+        try:
+            return storage.volume_names(connect(self.estate.host(name).uri), POOL)
+        except Absent:  # no server was ever placed there
+            return []
+
+    def drives(self) -> dict[str, tuple[Any, ...]]:
+        """Return the data disks as the domain has them: format, cache, name and limit."""
+        domain = self.conn.lookupByUUIDString(self.server["id"])
+        found = {}
+        for disk in parse(domain.XMLDesc()).iterfind("devices/disk[serial]"):
+            driver, target = disk.find("driver"), disk.find("target")
+            assert driver is not None
+            assert target is not None
+            serial, name = disk.findtext("serial", ""), target.get("dev", "")
+            (view,) = [d for d in self.server["disks"] if d["device"].endswith(serial)]
+            limit = domain.blockIoTune(name)["total_iops_sec"]
+            found[view["name"]] = (driver.get("type"), driver.get("cache"), name, limit)
+        return found
+
+    def file_system(self) -> str:
+        """Return the checksum of the file on the data disk `files`."""
+        mount = f"mkdir -p /mnt/files; mount -o ro -t ext4 {self.device('files')} /mnt/files"
+        return self.sh(f"{mount} && sha256sum /mnt/files/data && umount /mnt/files")
+
+    def noise(self) -> str:
+        """Return the checksum of what lies in the middle of the data disk `bytes`."""
+        part = f"dd if={self.device('bytes')} bs=1M skip=699 count=6 2>/dev/null"
+        return self.sh(f"{part} | sha256sum")
 
     @property
     def other(self) -> str:
@@ -182,32 +253,85 @@ def test_a_writer_goes_onto_the_shelf_and_comes_back_elsewhere(life: Life) -> No
     assert life.has_its_cards() == cards
 
 
-def test_its_disk_still_takes_snapshots(life: Life) -> None:
-    path = f"/servers/{life.server['id']}/snapshots"
+COUNT = "/dev/shm/count"  # noqa: S108 - in the guest's memory
+LOOP = f"n=0; while :; do echo $((n+=1)) $$ > {COUNT}.new; mv {COUNT}.new {COUNT}; sleep 0.2; done"
+
+
+def test_snapshots_and_data_disks_go_along_and_are_what_they_were(life: Life) -> None:
+    life.sh("ln -sf /usr/bin/busybox /usr/sbin/hwclock")  # the agent calls it
+    life.sh(f"echo '{LOOP}' > /root/loop; (exec sh /root/loop) >/dev/null 2>&1 </dev/null &")
+    eventually(lambda: life.sh(f"cat {COUNT} 2>/dev/null || true"), what="the counter")
     life.sh("echo one > /root/one; sync")
-    life.done("snapshot", life.estate.client.post(path, {"name": "one"}))
-    refused = life.estate.cli("server", "shelve", life.server["name"], code=4)
-    assert "it has snapshots that are to stay: one" in refused.stderr
-    life.sh("echo two > /root/two; sync")
-    snapshot = next(iter(life.estate.client.items(path)))
-    life.done("merge", life.estate.client.delete(f"{path}/{snapshot['id']}"))
-    assert life.sh("cat /root/one /root/two") == "one\ntwo"
+    boot = life.estate.boot_id(life.server)
+    life.take("asleep", memory=True)
+    process = life.sh(f"cat {COUNT}").split()[1]
+    life.sh("echo two > /root/two; dd if=/dev/urandom of=/root/later bs=1M count=4; sync")
+    later = life.sh("sha256sum /root/later")
+    life.take("plain")
+    life.sh("echo three > /root/three; sync")
+    for name, fmt in (("files", "qcow2"), ("bytes", "raw")):
+        life.attach(name, format=fmt, iops=300, cache="none")
+    life.sh(f"/usr/sbin/mke2fs -q -t ext4 {life.device('files')}; mkdir -p /mnt/files")
+    life.sh(f"mount -t ext4 {life.device('files')} /mnt/files")
+    life.sh("dd if=/dev/urandom of=/mnt/files/data bs=1M count=8; umount /mnt/files; sync")
+    life.sh(f"dd if=/dev/urandom of={life.device('bytes')} bs=1M seek=700 count=4; sync")
+    data, raw = life.file_system(), life.noise()
+    home, target, drives = life.server["host"], life.other, life.drives()
+    plan = life.estate.client.post(
+        f"/servers/{life.server['id']}/actions/shelve", None, dry_run=True
+    )
+    assert "Snapshots that go along: asleep, plain." in plan["warnings"]
+
+    life.shelve()
+    assert len(shelf_files()) == 6, "two frozen layers and a memory, the disk, two data disks"
+    assert [life.traces(name) for name in ("lab1", "lab2")] == [[], []]
+    for name in ("lab1", "lab2"):
+        assert [n for n in life.pool(name) if disk_of(n)] == []
+    hosts = {host["name"]: host for host in life.estate.client.items("/hosts")}
+    assert hosts[home]["reserved_disk_gib"] == 0
+    assert [s["name"] for s in life.estate.client.items(life.path)] == ["plain", "asleep"]
+
+    life.unshelve(host=target)
+    assert life.drives() == drives
+    assert life.file_system() == data
+    assert life.noise() == raw
+    assert life.sh("cat /root/one /root/two /root/three").split() == ["one", "two", "three"]
+    pool = life.estate.layout(target).pool
+    assert (pool / f"{life.disks()['bytes']['id']}-data.raw").stat().st_blocks < 1 << 15
+    assert {below.parent for below in life.files(target).values() if below} == {pool}
+    life.to("plain", "verify")
+    assert life.find("plain")["verification"] == "verified"
+    life.to("plain", "revert")
+    assert life.sh("cat /root/three 2>/dev/null || true") == "", "it came later"
+    assert life.sh("cat /root/two; sha256sum /root/later") == f"two\n{later}"
+    assert life.file_system() == data
+    for name in drives:
+        life.done(name, life.estate.act(life.server, "detach-disk", disk=name, keep=False))
+    life.to("asleep", "revert")
+    assert life.sh(f"cat {COUNT}").split()[1] == process, "it goes on"
+    assert life.estate.boot_id(life.server) == boot
+    assert life.sh("cat /root/one; cat /root/two 2>/dev/null || true") == "one"
+    life.forget("asleep")  # `plain` lay on it, and the disk
+    assert life.sh("cat /root/one") == "one"
 
 
 def test_a_full_shelf_leaves_the_server_as_it_was(life: Life) -> None:
     life.sh("dd if=/dev/urandom of=/root/more bs=1M count=24 2>/dev/null; sync")
     boot = life.estate.boot_id(life.server)
-    name = next(n for n in life.traces(life.server["host"]) if n.endswith(".qcow2"))
-    size = storage.allocated(life.conn, POOL, [name])[name]
+    names = [n for n in life.traces(life.server["host"]) if n.endswith(".qcow2")]
+    assert len(names) == 2, "a frozen layer, and the disk"
+    size = sum(storage.allocated(life.conn, POOL, names).values())
     with small_shelf(size // 2):  # known before anything is stopped
         ended = life.estate.wait(life.estate.act(life.server, "shelve"))
         assert (ended["phase"], life.estate.server(ended)["status"]) == ("failed", "active")
         assert "INNKEEPER_SHELF" in ended["error"]
         assert life.estate.boot_id(life.server) == boot
-    with small_shelf(size + (8 << 20)):  # there is room to copy it, not for what comes of it
+    with small_shelf(size + (8 << 20)):  # the frozen layer fits, not what comes of the disk
         ended = life.estate.wait(life.estate.act(life.server, "shelve"))
         assert ended["phase"] == "failed"
         assert "No space is left on the shelf" in ended["error"]
+        done = {step["name"]: step["state"] for step in life.estate.operation(ended)["steps"]}
+        assert done == {"shelve-snapshots": "undone", "rest": "undone", "shelve-disk": "undone"}
         assert shelf_files() == []
         assert life.estate.server(ended)["status"] == "active"
     assert life.estate.audit() == []
@@ -236,6 +360,6 @@ def test_killed_shelvings_and_unshelvings_are_resumed(life: Life) -> None:
 
 def test_a_shelved_server_is_deleted_from_the_shelf(life: Life) -> None:
     life.shelve()
-    (file,) = shelf_files()
+    assert len(shelf_files()) == 2
     life.done("deleted", life.estate.act(life.server, "delete"))
-    assert not file.exists()
+    assert shelf_files() == []

@@ -50,33 +50,34 @@ def settled(stage: Stage, operation: OperationView, *, status: Status, phase: st
         row = session.get_one(Server, server.id)
         held, placed = row.reserved, row.placed
         assert row.pages == backing.pages(row.memory, row.memory_mib)
-        on_shelf = session.get(ShelfFile, server.id)
+        shelved = session.query(ShelfFile).filter(ShelfFile.server_id == server.id)
+        on_shelf = {row.name: row.size_bytes for row in shelved}
+        data = session.query(DataDisk).filter(DataDisk.server_id == server.id).count()
         rows = {
             (row.kind, row.name)
             for row in session.query(Artifact).filter(Artifact.server_id == server.id)
         }
+        own = session.query(Snapshot).filter(Snapshot.server_id == server.id)
+        kept = own.filter(Snapshot.volume.is_not(None)).all()
+    assert {row.phase for row in kept} <= {"ready", "failed"}
+    memories = sum(row.memory for row in kept)
     there = {n: size for n, size in shelf.sizes().items() if n.startswith(str(server.id))}
     if status in {Status.DELETED, Status.ERROR}:
-        assert (on_shelf, there) == (None, {})
+        assert (on_shelf, there) == ({}, {})
         assert (here, files, rows, held) == ([], [], set(), False)
         return
     assert held
     assert placed == (status is not Status.SHELVED)
     if status is Status.SHELVED:
         assert (here, files, rows) == ([], [], set())
-        assert on_shelf
-        assert there == {on_shelf.name: on_shelf.size_bytes}
+        assert there == on_shelf
+        assert len(there) == 1 + len(kept) + memories + data
         assert macs == []
         return
-    assert (on_shelf, there) == (None, {})
+    assert (on_shelf, there) == ({}, {})
     assert len(here) == 1
     assert (here[0].power_state == "running") == (status is Status.ACTIVE)
     agreed(connect(stage.hosts[server.host or ""]), server.id)
-    with transaction() as session:
-        own = session.query(Snapshot).filter(Snapshot.server_id == server.id)
-        kept = own.filter(Snapshot.volume.is_not(None)).all()
-    assert {row.phase for row in kept} <= {"ready", "failed"}
-    memories = sum(row.memory for row in kept)
     assert len(files) == 2 + len(kept) + memories, "a disk, a seed, and those of the snapshots"
     assert macs == [server.mac]
     kinds = {"volume", "seed", "domain", "lease", "forward"} | ({"snapshot"} if memories else set())
@@ -105,12 +106,14 @@ def disks_agree(stage: Stage, server_id: UUID) -> None:
     """Assert that there are the data disks that the database knows, as large, where it says."""
     with transaction() as session:
         rows = session.query(DataDisk).all()
+        away = {row.id for row in session.query(Server).filter(Server.placed.is_(False))}
         names = {host.id: host.name for host in session.query(Host)}
     assert {row.phase for row in rows} <= {"attached", "available"}
     assert all((row.server_id is None) == (row.phase == "available") for row in rows)
     own = {disk_serial(row.id) for row in rows if row.server_id == server_id}
     for name, uri in stage.hosts.items():
-        conn, there = connect(uri), [row for row in rows if names[row.host_id] == name]
+        placed = [row for row in rows if row.server_id not in away]
+        conn, there = connect(uri), [row for row in placed if names[row.host_id] == name]
         volumes: set[str] = set()
         with suppress(Absent):  # no server was ever placed there
             volumes = {n for n in storage.volume_names(conn, POOL) if disk_of(n)}

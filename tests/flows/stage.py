@@ -54,12 +54,12 @@ from innkeeper.settings import settings
 from tasks import reconciliation
 
 SILENCE = 0.2
-_BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
+_BARE = {Verb.REBUILD, Verb.RESIZE}
 """Verbs that some snapshots are in the way of."""
 _APART = {Verb.SNAPSHOT, Verb.REVERT, Verb.DELETE_SNAPSHOT}
 """Verbs that take snapshots with the memory here, which data disks and cards are in the way of."""
-_SHELVING = {Verb.SHELVE, Verb.UNSHELVE}
-"""Verbs that data disks are in the way of, and that cards go along with."""
+_ALONG = {Verb.MIGRATE, Verb.SHELVE, Verb.UNSHELVE}
+"""Verbs that everything goes along with."""
 ON_DISKS = {Verb.ATTACH_DISK, Verb.DETACH_DISK, Verb.GROW_DISK}
 ON_CARDS = {Verb.ATTACH_NIC, Verb.DETACH_NIC}
 FAILING = {
@@ -133,7 +133,7 @@ class Stage:
             self.standing = None  # they are in its way
         if verb in _APART and self.standing and self.has_devices():
             self.standing = None
-        if self.standing and self._in_the_way(verb, servers.get(self.standing)):
+        if self.standing and verb in _ALONG and self._has_cards_alone(servers.get(self.standing)):
             self.standing = None
         if self.standing is None:
             view = self.create()
@@ -142,9 +142,9 @@ class Stage:
         if verb is Verb.FLATTEN:
             self.standing = self.do(verb=Verb.CLONE, body=self.twin("linked")).server_id
         server_id = self.standing
+        if verb is Verb.UNSHELVE:
+            self.pack()
         allowed = TRANSITIONS[verb].allowed
-        if verb in _SHELVING and not servers.get(server_id).nics[1:]:
-            self.plug_in("backend")
         while (status := servers.get(server_id).status) not in allowed:
             away = {Status.SUSPENDED: Verb.SUSPEND, Status.SHELVED: Verb.SHELVE}
             down = next((away[rest] for rest in allowed if rest in away), Verb.STOP)
@@ -156,11 +156,10 @@ class Stage:
             self.standing = None
         return self.request(verb, server_id, body)
 
-    def _in_the_way(self, verb: Verb, standing: ServerView) -> bool:
-        """Tell whether it has data disks or cards that a verb, or what it is to show, forbids."""
-        if verb is Verb.MIGRATE:
-            return bool(standing.nics[1:]) and not standing.disks
-        return verb in _SHELVING and bool(standing.disks)
+    @staticmethod
+    def _has_cards_alone(standing: ServerView) -> bool:
+        """Tell whether it has cards, which are in the way of memories, but nothing to show yet."""
+        return bool(standing.nics[1:]) and not standing.disks
 
     def request(self, verb: Verb, server_id: UUID, body: BaseModel | None) -> OperationView:
         """Have a verb on that server accepted; a clone makes another one."""
@@ -202,13 +201,8 @@ class Stage:
             return SnapshotRequest(memory=status is Status.ACTIVE)
         if verb is Verb.DELETE and status in TRANSITIONS[Verb.SNAPSHOT].allowed:
             self.fill()
-        if verb is Verb.MIGRATE and not servers.get(self.standing).disks:
-            self.snapshot()
-            self.snapshot()
-            self.attach()
-            self.attach(read_only=True)
-            self.plug_in("backend")
-            self.plug_in(None)
+        if verb in {Verb.MIGRATE, Verb.SHELVE}:
+            self.pack()
         if verb is Verb.RESIZE:  # with a power cycle, if it runs
             now = servers.get(self.standing)
             return ResizeRequest(  # there and back
@@ -230,6 +224,18 @@ class Stage:
             self.snapshot()
             return DeleteSnapshotRequest(snapshot=middle)
         return None
+
+    def pack(self) -> None:
+        """Give the standing server, if it has no data disks, what has to go along with it."""
+        assert self.standing is not None
+        if servers.get(self.standing).disks or servers.get(self.standing).status is Status.SHELVED:
+            return
+        self.snapshot()
+        self.snapshot()
+        self.attach()
+        self.do(Verb.ATTACH_DISK, self.disk(read_only=True))
+        self.plug_in("backend")
+        self.plug_in(None)
 
     def fill(self) -> None:
         """Give the standing server what its deletion has to remove, or to keep."""
@@ -282,14 +288,15 @@ class Stage:
             self.do(Verb.ATTACH_NIC, self.card(isolated))
         return servers.get(self.standing).nics[-1].name
 
-    def disk(self) -> AttachDiskRequest:
-        """Return a request for a kept disk, if there is one, or for a new one."""
+    def disk(self, **fields: bool) -> AttachDiskRequest:
+        """Return a request for a kept disk, if there is one, or for a new raw one."""
         assert self.standing is not None
         here = servers.get(self.standing).host
         there = [view for view in disks.page(limit=100).items if view.host == here]
         if kept := [view for view in there if view.phase == "available"]:
-            return AttachDiskRequest(name=kept[0].name, iops=7)
-        return AttachDiskRequest(name=f"disk-{uuid4().hex[:8]}", size_gib=2, format="raw")
+            return AttachDiskRequest(name=kept[0].name, iops=7, **fields)
+        name = f"disk-{uuid4().hex[:8]}"
+        return AttachDiskRequest(name=name, size_gib=2, format="raw", **fields)
 
     def attach(self, **fields: bool) -> DiskView:
         """Give the standing server a new disk."""

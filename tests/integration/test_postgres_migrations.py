@@ -13,7 +13,7 @@ from conftest import Catalogue
 from sqlalchemy import inspect, select, text
 
 from innkeeper.db import migrate
-from innkeeper.db.models import Address, Base, Host, Network, Nic, Server
+from innkeeper.db.models import Address, Base, Disk, Host, Network, Nic, Server, ShelfFile
 from innkeeper.db.session import DatabaseUnavailable, engine, engine_for, transaction
 from innkeeper.settings import settings
 
@@ -93,6 +93,21 @@ def test_servers_survive_the_way_down_to_one_card_and_up_again(catalogue: Catalo
         assert (server.cpu, server.pending, server.pending_vcpus) == ({}, None, 0)
         hosts = session.scalars(select(Host)).all()
         assert all((host.bridges, host.limits_bandwidth) == ([], False) for host in hosts)
+
+
+@pytest.mark.usefixtures("database")
+def test_files_on_a_shelf_of_root_disks_say_so_after_an_upgrade(catalogue: Catalogue) -> None:
+    view = catalogue.create("web")
+    with transaction() as session:
+        root = session.scalars(select(Disk.volume).where(Disk.server_id == view.server_id)).one()
+        kept = ShelfFile(server_id=view.server_id, volume=root, name="before", size_bytes=7)
+        session.add(kept)
+    with migrate._migrating(settings().database_url) as connection:
+        command.downgrade(migrate._config(connection), "0013")
+    migrate.upgrade()
+    with transaction() as session:
+        row = session.get_one(ShelfFile, (view.server_id, root))
+        assert (row.name, row.size_bytes, row.unpacked_bytes) == ("before", 7, None)
 
 
 def test_sqlite_keeps_its_references_guarded_after_a_migration(home: Path) -> None:

@@ -13,7 +13,7 @@ from innkeeper.domain.lifecycle import Status
 from innkeeper.hypervisor import haul, storage
 from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.services.attachments import DataDiskBlueprint, DataDisks
-from tasks import carry
+from tasks import carry, shelf
 from tasks.shelf import DiskStacked
 from tasks.unshelve import DiskArrivedDamaged
 
@@ -34,6 +34,7 @@ class Files:
         self.arrives = "digest"
         patch = monkeypatch.setattr
         patch(carry, "connect", lambda uri: uri)
+        patch(shelf, "connect", lambda uri: uri)
         patch(carry, "open_channel", lambda uri: uri)
         patch(carry, "turn", lambda _b: nullcontext())
         patch(carry, "_telling", lambda *_: lambda *_: None)
@@ -88,15 +89,16 @@ def blueprint(*data: DataDiskBlueprint, live: bool = False, **notes: Any) -> Any
         name: SimpleNamespace(uri=name, name=name, channel=name, simulated=False)
         for name in ("old", "new")
     }
+    layers = Layers("image", frozen, "top", SECOND)
     return SimpleNamespace(
         name="web",
         cpu={},
         host=sides["new"],
-        there=SimpleNamespace(host=sides["old"]),
+        there=SimpleNamespace(host=sides["old"], layers=layers),
         committed=False,
         claim=None,
         root_volume="top",
-        layers=Layers("image", frozen, "top", SECOND),
+        layers=layers,
         snapshots=(
             SimpleNamespace(volume="a", memory_volume="m.mem"),
             SimpleNamespace(volume="b", memory_volume=None),

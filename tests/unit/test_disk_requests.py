@@ -44,13 +44,12 @@ def life(catalogue: Catalogue) -> Life:
     return Life(catalogue)
 
 
-def test_what_would_tear_a_server_from_its_disks_is_refused_with_their_names(life: Life) -> None:
+def test_what_a_memory_does_not_fit_is_refused_with_the_names_of_the_disks(life: Life) -> None:
     life.take("asleep", memory=True)
     life.take("plain")
     attach(life, "one", size_gib=1)
     attach(life, "two", size_gib=1)
     for verb, body in (
-        (Verb.SHELVE, None),
         (Verb.SNAPSHOT, SnapshotRequest(memory=True)),
         (Verb.REVERT, RevertRequest(snapshot="asleep")),
     ):

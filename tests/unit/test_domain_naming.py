@@ -39,7 +39,14 @@ def test_names_are_these_for_ever() -> None:
     assert naming.image_volume("5f" * 32) == "image-5f5f5f5f5f5f5f5f.qcow2"
     assert naming.network_name(OTHER, "10.64.7.0/24") == "innkeeper-01234567-10-64-7-0"
     assert naming.bridge_name(OTHER, SERVER, "10.64.7.0/24") != naming.bridge_name(OTHER, SERVER)
-    assert naming.shelf_file(SERVER, OTHER, 3) == f"{SERVER}.01234567-3.qcow2"
+    kept = f"{SERVER}.01234567-3"
+    root, memory = naming.root_volume(SERVER), naming.memory_volume(SERVER, OTHER)
+    assert naming.shelf_file(SERVER, OTHER, 3, root) == f"{kept}.root.qcow2"
+    assert naming.shelf_file(SERVER, OTHER, 3, memory) == f"{kept}.snap-{OTHER.hex}.mem.tar.gz"
+    raw = naming.data_volume(OTHER, "raw")
+    assert naming.shelf_file(SERVER, OTHER, 3, raw) == f"{kept}.{OTHER}-data.raw.tar.gz"
+    longest = naming.overlay(naming.rebuilt_volume(SERVER, OTHER), OTHER)
+    assert len(naming.shelf_file(SERVER, OTHER, 99, longest)) <= 128
     assert naming.born_of(naming.root_volume(SERVER)) is None
     rebuilt = naming.rebuilt_volume(SERVER, OTHER)
     assert naming.born_of(rebuilt) == naming.born_of(naming.overlay(rebuilt, SERVER)) == "01234567"
