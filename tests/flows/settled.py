@@ -128,7 +128,8 @@ def room_agrees(stage: Stage) -> None:
     with transaction() as session:
         held = reservations.held_by_host(session)
         placed = session.query(Server).filter(Server.reserved, Server.placed).all()
-        data = session.query(DataDisk).all()
+        away = {row.id for row in session.query(Server).filter(Server.placed.is_(False))}
+        data = [row for row in session.query(DataDisk) if row.server_id not in away]
         frozen = session.query(Snapshot).filter(Snapshot.volume.is_not(None)).all()
         for host in session.query(Host):
             here = {row.id: row.disk_gib for row in placed if row.host_id == host.id}
