@@ -15,7 +15,16 @@ from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.specs import MigrateRequest, UnshelveRequest
 from innkeeper.domain.steps import STEPS
 from innkeeper.errors import HostUnreachable, NoHostFits
-from innkeeper.services import accept, edges, hosts, journal, networks, projects, survey
+from innkeeper.services import (
+    accept,
+    edges,
+    hosts,
+    journal,
+    networks,
+    projects,
+    substrates,
+    survey,
+)
 from innkeeper.services.planning import Foresight
 from tasks import reconciliation
 from tasks.step import declared
@@ -151,6 +160,24 @@ def test_a_bridge_that_is_allowed_but_not_there_undoes_all(
     ended = carried(life.ask(Verb.MIGRATE, COLD))
     assert (ended.phase, ended.error) == (Phase.FAILED, "no bridge br0")
     stands(life, "alpha", before)
+
+
+def test_a_network_that_was_made_and_not_noted_is_removed(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards, note = life.view.nics, substrates.record_network
+
+    def lose(network_id: UUID, fingerprint: str) -> None:
+        with transaction() as session:
+            kind = session.get_one(Network, network_id).kind
+        if kind == "isolated":
+            raise HostUnreachable("It was made, and nobody knows.")
+        note(network_id, fingerprint)
+
+    monkeypatch.setattr(substrates, "record_network", lose)
+    assert carried(life.ask(Verb.MIGRATE, COLD)).phase is Phase.FAILED
+    stands(life, "alpha", cards)
+    assert isolated(life, "beta") == []
 
 
 def test_a_network_of_that_name_with_other_addresses_is_no_place_to_go(life: Life) -> None:
