@@ -7,7 +7,7 @@ import typer
 
 from innkeeper.cli import accepted, foresight, request, tuning
 from innkeeper.cli.client import Json, connect
-from innkeeper.cli.options import Output, Project, Repeatable, Wait
+from innkeeper.cli.options import Inbound, Outbound, Output, Project, Repeatable, Wait
 from innkeeper.cli.output import Format
 
 
@@ -49,12 +49,8 @@ def create(
     static_address: Annotated[
         bool, typer.Option("--static-address", help="Write the address into the guest, no DHCP.")
     ] = False,
-    inbound: Annotated[
-        int | None, typer.Option(min=1, help="Most kilobytes a second to the guest.")
-    ] = None,
-    outbound: Annotated[
-        int | None, typer.Option(min=1, help="Most kilobytes a second from the guest.")
-    ] = None,
+    inbound: Inbound = None,
+    outbound: Outbound = None,
     root_password: Annotated[
         bool,
         typer.Option("--root-password", help="Make one; `innkeeper server password` shows it."),

@@ -8,7 +8,15 @@ from innkeeper.cli import foresight, lookup
 from innkeeper.cli import output as out
 from innkeeper.cli.acting import act_on
 from innkeeper.cli.client import Json, connect
-from innkeeper.cli.options import Output, Project, Repeatable, ServerName, Wait
+from innkeeper.cli.options import (
+    Inbound,
+    Outbound,
+    Output,
+    Project,
+    Repeatable,
+    ServerName,
+    Wait,
+)
 from innkeeper.cli.output import Format
 from innkeeper.services.views import ServerView
 
@@ -38,12 +46,8 @@ def attach(
     dns: Annotated[
         list[str] | None, typer.Option(help="On a bridge: a name server. Up to three.")
     ] = None,
-    inbound: Annotated[
-        int | None, typer.Option(min=1, help="Most kilobytes a second to the guest.")
-    ] = None,
-    outbound: Annotated[
-        int | None, typer.Option(min=1, help="Most kilobytes a second from the guest.")
-    ] = None,
+    inbound: Inbound = None,
+    outbound: Outbound = None,
     mac: Annotated[str | None, typer.Option(help="A locally administered one of yours.")] = None,
     idempotency_key: Repeatable = None,
     project: Project = None,

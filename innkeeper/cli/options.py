@@ -28,6 +28,10 @@ Repeatable = Annotated[
         help="Any text; the same request with the same text is carried out only once.",
     ),
 ]
+Inbound = Annotated[int | None, typer.Option(min=1, help="Most kilobytes a second to the guest.")]
+Outbound = Annotated[
+    int | None, typer.Option(min=1, help="Most kilobytes a second from the guest.")
+]
 ServerName = Annotated[
     str, typer.Argument(metavar="NAME", help="Name or id of the server.", autocompletion=servers)
 ]

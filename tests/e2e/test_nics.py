@@ -31,6 +31,8 @@ class Life:
         asked = [estate.create(unique("nic")) for _ in range(2)]
         self.one, self.two = (estate.done(operation) for operation in asked)
         assert self.one["host"] == self.two["host"], "small servers are placed together"
+        self.home = self.one["host"]
+        self.other = {"lab1": "lab2", "lab2": "lab1"}[self.home]
         self.boots = [estate.boot_id(server) for server in (self.one, self.two)]
 
     def sh(self, server: Json, script: str) -> str:
@@ -82,14 +84,23 @@ class Life:
         return "yes" in self.sh(server, f"ping -c 2 -W 2 {address} >/dev/null && echo yes || true")
 
     def isolated(self) -> list[str]:
-        conn = connect(self.estate.host(self.one["host"]).uri)
+        conn = connect(self.estate.host(self.home).uri)
         return [name for name in network.network_names(conn) if "-iso-" in name]
 
-    def channel(self) -> HostChannel:
-        return open_channel(self.estate.host(self.one["host"]).channel_address)
+    def channel(self, host: str | None = None) -> HostChannel:
+        return open_channel(self.estate.host(host or self.home).channel_address)
 
-    def on_host(self, *argv: str) -> str:
-        return self.channel().run(list(argv)).check().stdout
+    def on_host(self, *argv: str, host: str | None = None) -> str:
+        return self.channel(host).run(list(argv)).check().stdout
+
+    def allow(self, host: str) -> None:
+        """Let cards be on the bridge of these tests."""
+        hosts = {found["name"]: found["id"] for found in self.estate.client.items("/hosts")}
+        self.estate.client.patch(f"/hosts/{hosts[host]}", {"bridges": [WIRE]})
+
+    def make_bridge(self, host: str) -> None:
+        self.on_host("ip", "link", "add", WIRE, "type", "bridge", host=host)
+        self.on_host("ip", "link", "set", WIRE, "up", host=host)
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +152,10 @@ def test_a_bridge_has_to_be_allowed_and_there(life: Life) -> None:
     wanted = {"name": "lan", "network": "vlan", "bridge": "br0", "vlan": 100, "address": FIXED}
     with pytest.raises(CliFailure, match=r"does not allow network cards on bridge br0\.100"):
         life.estate.act(life.one, "attach-nic", **wanted)
-    hosts = {host["name"]: host["id"] for host in life.estate.client.items("/hosts")}
-    life.estate.client.patch(f"/hosts/{hosts[life.one['host']]}", {"bridges": [WIRE]})
+    life.allow(life.home)
     ended = life.estate.wait(life.estate.act(life.one, "attach-nic", **wanted))
     assert "has no bridge br0.100, though it is allowed" in ended["error"]
-    life.on_host("ip", "link", "add", WIRE, "type", "bridge")
-    life.on_host("ip", "link", "set", WIRE, "up")
+    life.make_bridge(life.home)
     life.do(life.one, "attach-nic", **wanted)
     assert "vnet" in life.on_host("ip", "-o", "link", "show", "master", WIRE)
     eventually(lambda: life.link(life.one, "lan"), what="the card in the guest")
@@ -198,8 +207,26 @@ def test_cards_are_there_after_a_night_and_a_stop_and_a_rebuild_knows_them(life:
     life.told(life.one)
     life.told(life.one, "lan")
     assert life.hears(life.one, life.card(life.two)["address"])
+
+
+def test_a_card_on_a_bridge_moves_live_and_an_isolated_network_ends_at_its_host(
+    life: Life,
+) -> None:
     with pytest.raises(CliFailure, match=rf"no bridge {WIRE} here for its network card lan"):
         life.estate.act(life.one, "migrate")
+    life.allow(life.other)
+    ended = life.estate.wait(life.estate.act(life.one, "migrate"))
+    assert "has no bridge br0.100, though it is allowed" in ended["error"]
+    assert life.estate.audit() == []
+    life.make_bridge(life.other)
+    boot, link = life.estate.boot_id(life.one), life.link(life.one)
+    life.one = life.do(life.one, "migrate", mode="live")
+    assert (life.one["host"], life.estate.boot_id(life.one)) == (life.other, boot)
+    assert "vnet" in life.on_host("ip", "-o", "link", "show", "master", WIRE, host=life.other)
+    assert life.link(life.one) == link
+    for name in ("back", "lan"):
+        assert life.has_address(life.one, name)
+    assert not life.hears(life.one, life.card(life.two)["address"])
 
 
 def test_a_killed_detachment_is_resumed_and_the_network_goes_with_its_last_card(
@@ -217,4 +244,5 @@ def test_a_killed_detachment_is_resumed_and_the_network_goes_with_its_last_card(
     assert life.isolated() == []
     life.do(life.one, "delete")
     assert life.estate.audit() == []
-    life.on_host("ip", "link", "del", WIRE)
+    for host in (life.home, life.other):
+        life.on_host("ip", "link", "del", WIRE, host=host)

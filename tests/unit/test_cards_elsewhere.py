@@ -1,24 +1,20 @@
 """Further network cards of servers that move, or rest on the shelf, on two simulated hosts."""
 
-from collections.abc import Collection
 from typing import Any
 from uuid import UUID
 
-import libvirt
 import pytest
+from carded import attach, beside, isolated, plan, stands, told
 from conftest import Catalogue
 from journaled import artifacts, carried
-from two_hosts import NOTHING, Life
+from two_hosts import Life
 
-from innkeeper.db.models import Address, Network, Nic
+from innkeeper.db.models import Address, Artifact, Network, Nic
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
-from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
-from innkeeper.domain.specs import CloneRequest, MigrateRequest, ServerRequest, UnshelveRequest
+from innkeeper.domain.specs import MigrateRequest, UnshelveRequest
 from innkeeper.domain.steps import STEPS
-from innkeeper.errors import HostUnreachable, NoHostFits, QuotaExceeded
-from innkeeper.hypervisor import network, nics
-from innkeeper.hypervisor.xml.element import parse
+from innkeeper.errors import HostUnreachable, NoHostFits
 from innkeeper.services import (
     accept,
     edges,
@@ -26,11 +22,10 @@ from innkeeper.services import (
     journal,
     networks,
     projects,
-    servers,
+    substrates,
     survey,
 )
-from innkeeper.services.planning import Foreseen, Foresight
-from innkeeper.services.views import ChangePlan, NicView
+from innkeeper.services.planning import Foresight
 from tasks import reconciliation
 from tasks.step import declared
 
@@ -46,70 +41,6 @@ def life(catalogue: Catalogue) -> Life:
     attach(found, "own")
     attach(found, "back", isolated="backend")
     return found
-
-
-def attach(life: Life, name: str, **fields: Any) -> NicView:
-    if "isolated" in fields:
-        fields["network"] = "isolated"
-    life.do(Verb.ATTACH_NIC, AttachNicRequest(name=name, **fields))
-    return life.view.nics[-1]
-
-
-def beside(
-    life: Life, name: str = "db", isolated: str | None = "backend", host: str = "alpha"
-) -> Life:
-    """Return another server, perhaps on the isolated network of its host."""
-    other = Life.__new__(Life)
-    other.catalogue = life.catalogue
-    life.catalogue.set_hosts("beta", enabled=host == "beta")
-    other.server_id = other.create(name)
-    life.catalogue.set_hosts("beta", enabled=True)
-    assert other.view.host == host
-    if isolated:
-        attach(other, "b", isolated=isolated)
-    return other
-
-
-def isolated(life: Life, host: str) -> list[str]:
-    return [name for name in network.network_names(life.conn(host)) if "-iso-" in name]
-
-
-def told(life: Life, host: str) -> set[str]:
-    """Return the MACs that DHCP knows on a host."""
-    conn = life.conn(host)
-    ours = [name for name in network.network_names(conn) if name.startswith("innkeeper-")]
-    return {entry.mac for name in ours for entry in network.dhcp_hosts(conn, name)}
-
-
-def stands(life: Life, home: str, cards: Collection[NicView]) -> None:
-    """Assert that the server has these cards, on one host, and that nothing is on the other."""
-    away = {"alpha": "beta", "beta": "alpha"}[home]
-    assert (life.view.host, life.view.nics) == (home, list(cards))
-    macs = {card.mac for card in cards}
-    assert nics.macs(life.conn(home), life.server_id, defined=True) == macs
-    assert told(life, home) >= {card.mac for card in cards if card.kind != "bridge"}
-    assert told(life, away) & macs == set()
-    assert life.here(away) == NOTHING
-    with transaction() as session:
-        rows = session.query(Nic, Network).join(Network, Network.id == Nic.network_id)
-        places = {row.host_id for nic, row in rows if nic.server_id == life.server_id}
-        strays = session.query(Address).join(Nic, Nic.id == Address.nic_id)
-        assert all(a.network_id == session.get_one(Nic, a.nic_id).network_id for a in strays)
-    assert places == {life.catalogue.host_ids[home]}
-    assert survey.audit() == []
-
-
-def plan(life: Life, verb: Verb, body: Any = None) -> ChangePlan:
-    with pytest.raises(Foreseen) as seen:
-        accept.request(
-            verb,
-            life.server_id,
-            body,
-            project_id=None,
-            actor="me",
-            foresight=Foresight(dry_run=True),
-        )
-    return seen.value.plan
 
 
 @pytest.mark.parametrize("status", [Status.ACTIVE, Status.STOPPED])
@@ -231,6 +162,24 @@ def test_a_bridge_that_is_allowed_but_not_there_undoes_all(
     stands(life, "alpha", before)
 
 
+def test_a_network_that_was_made_and_not_noted_is_removed(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards, note = life.view.nics, substrates.record_network
+
+    def lose(network_id: UUID, fingerprint: str) -> None:
+        with transaction() as session:
+            kind = session.get_one(Network, network_id).kind
+        if kind == "isolated":
+            raise HostUnreachable("It was made, and nobody knows.")
+        note(network_id, fingerprint)
+
+    monkeypatch.setattr(substrates, "record_network", lose)
+    assert carried(life.ask(Verb.MIGRATE, COLD)).phase is Phase.FAILED
+    stands(life, "alpha", cards)
+    assert isolated(life, "beta") == []
+
+
 def test_a_network_of_that_name_with_other_addresses_is_no_place_to_go(life: Life) -> None:
     with transaction() as session:
         row = session.query(Network).filter(Network.kind == "isolated").one()
@@ -325,8 +274,6 @@ def test_a_shelved_server_is_deleted_with_its_networks(
     with monkeypatch.context() as patch:
         if silent:
             with transaction() as session:
-                from innkeeper.db.models import Artifact  # noqa: PLC0415
-
                 session.query(Artifact).delete()  # nothing else of it is there any more
             patch.setattr(networks.adapter, "remove_network", unreachable)
         life.do(Verb.DELETE)
@@ -360,88 +307,3 @@ def test_a_stray_card_is_told_of_a_server_that_has_no_further_ones(catalogue: Ca
         session.query(Nic).filter(Nic.position == 1).delete()
     told_of = {(f.kind, f.name, f.problem) for f in survey.audit() if f.kind == "nic"}
     assert told_of == {("nic", mac, "the domain has it, its server has not")}
-
-
-def test_isolated_networks_are_within_the_quota_and_count_once_for_all_hosts(life: Life) -> None:
-    life.catalogue.set_quota(isolated_networks=2)
-    life.do(Verb.DETACH_NIC, DetachNicRequest(nic="own"))
-    attach(life, "more", isolated="backend")
-    attach(life, "two", isolated="second")
-    body = AttachNicRequest(name="three", network="isolated", isolated="third")
-    with pytest.raises(QuotaExceeded, match="2 of 2 isolated networks in use, 1 more asked"):
-        life.ask(Verb.ATTACH_NIC, body)
-    life.do(Verb.MIGRATE, COLD)
-    beside(life)
-    quota = projects.quota(life.catalogue.project_id)
-    assert (quota.isolated_networks, quota.used_isolated_networks) == (2, 2)
-    assert plan(life, Verb.DETACH_NIC, DetachNicRequest(nic="two")).quota.isolated_networks == 1
-    assert plan(life, Verb.DETACH_NIC, DetachNicRequest(nic="more")).quota.isolated_networks == 0
-    life.do(Verb.DETACH_NIC, DetachNicRequest(nic="two"))
-    life.do(Verb.ATTACH_NIC, body)
-    projects.set_quota(life.catalogue.project_id, isolated_networks=-1)
-    assert plan(life, Verb.DELETE).quota.isolated_networks is None
-
-
-def limits(life: Life, host: str) -> list[tuple[str | None, str | None]]:
-    """Return the limits, inbound and outbound, of each card that the domain is defined with."""
-    domain = life.conn(host).lookupByUUIDString(str(life.server_id))
-    found = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).iterfind("devices/interface")
-    ways = [(card.find("bandwidth/inbound"), card.find("bandwidth/outbound")) for card in found]
-    return [
-        (
-            inbound.get("average") if inbound is not None else None,
-            outbound.get("average") if outbound is not None else None,
-        )
-        for inbound, outbound in ways
-    ]
-
-
-def test_limits_go_along_and_are_tried_at_each_host(
-    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[UUID] = []
-    monkeypatch.setattr(networks, "require_shaping", tried.append)
-    life = Life.__new__(Life)
-    life.catalogue, ids = catalogue, catalogue.host_ids
-    made = carried(catalogue.create("slow", inbound_kb=1000, outbound_kb=250))
-    assert made.phase is Phase.SUCCEEDED, made.error
-    life.server_id = made.server_id
-    assert tried == [ids["alpha"]]
-    assert limits(life, "alpha") == [("1000", "250")]
-    attach(life, "back", isolated="backend", outbound_kb=7)
-    cards = life.view.nics
-    assert [(card.inbound_kb, card.outbound_kb) for card in cards] == [(1000, 250), (None, 7)]
-    tried.clear()
-    life.do(Verb.MIGRATE, COLD)
-    stands(life, "beta", cards)
-    assert tried == [ids["beta"]] * 2
-    assert limits(life, "beta") == [("1000", "250"), (None, "7")]
-    life.do(Verb.REBUILD)
-    assert limits(life, "beta") == [("1000", "250"), (None, "7")]
-    life.do(Verb.CLONE, CloneRequest(name="twin", mode="full"))
-    twin = Life.__new__(Life)
-    twin.catalogue = catalogue
-    (twin.server_id,) = (one.id for one in servers.page().items if one.name == "twin")
-    assert limits(twin, "beta") == [("1000", "250")]
-
-
-def test_a_host_that_cannot_limit_takes_no_server_with_a_limit(
-    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def unable(_: UUID) -> None:
-        raise networks.ShapingUnsupported("it cannot")
-
-    life = Life(catalogue)
-    monkeypatch.setattr(networks, "require_shaping", unable)
-    ended = carried(catalogue.create("slow", outbound_kb=250))
-    assert (ended.phase, ended.error) == (Phase.FAILED, "it cannot")
-    assert survey.audit() == []
-    with pytest.raises(Foreseen) as seen:
-        accept.create_server(
-            ServerRequest(name="slower", plan="tiny", image=catalogue.image, outbound_kb=250),
-            project_id=catalogue.project_id,
-            actor="me",
-            foresight=Foresight(dry_run=True),
-        )
-    assert any("cannot limit bandwidth" in warning for warning in seen.value.plan.warnings)
-    assert life.view.status is Status.ACTIVE
