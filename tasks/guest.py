@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from innkeeper.domain.lifecycle import Status
-from innkeeper.domain.naming import POOL, console_log, seed_of, server_of
-from innkeeper.domain.specs import RebootRequest, StopRequest
+from innkeeper.domain.naming import POOL, console_log, nvram_file, seed_of, server_of
+from innkeeper.domain.specs import UEFI, RebootRequest, StopRequest
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import PermanentError
 from innkeeper.hypervisor import cpu, guest, storage
@@ -16,6 +16,7 @@ from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.services.cards import CardBlueprint
 from innkeeper.settings import settings
+from tasks.firmware import give_nvram
 from tasks.step import step
 
 
@@ -67,6 +68,7 @@ def spec_of(
     further = b.cards.attached if cards is None else cards
     connection = connect(b.host.uri)
     root = DiskSpec(path=storage.volume_path(connection, POOL, volume), target="vda")
+    image = b.disk_image  # a rebuild's boots by the same firmware
     return DomainSpec(
         server_id=b.server_id,
         project_id=b.project_id,
@@ -77,6 +79,8 @@ def spec_of(
         vcpus=b.vcpus,
         memory_mib=b.memory_mib,
         virt_type=b.host.virt_type,
+        firmware=image.firmware,
+        nvram_path=Path(nvram_file(b.domain_name)) if image.firmware == UEFI else None,
         cpu=cpu.placed(connection, b.cpu),
         memory=b.memory,
         max_vcpus=b.max_vcpus,
@@ -118,7 +122,9 @@ def _power_off(b: Blueprint) -> str:
 @step("domain", makes=_domain)
 def define_domain(b: Blueprint) -> str:
     """Define the domain; its metadata names the server, the project and the operation."""
-    return define_on(b, b.root_volume)
+    defined = define_on(b, b.root_volume)
+    give_nvram(b)
+    return defined
 
 
 @define_domain.undone_by

@@ -22,6 +22,7 @@ from innkeeper.services import journal, migrating
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
 from tasks.carry import DATA, DISK, PROVEN, empty, live, mirrored, turn
+from tasks.firmware import keep_nvram, leave_nvram
 from tasks.guest import spec_of
 from tasks.guest_login import GuestUnreachable, expect_answer
 from tasks.resize import require_window
@@ -54,8 +55,10 @@ def stand_by(b: Blueprint) -> str:
     if b.committed:
         return "done before"
     if not _runs(b):
+        keep_nvram(b)
         return "it is off"
     if live(b):
+        leave_nvram(b)
         if ANSWERED not in b.step_data:
             journal.note(b.claim, STAND_BY, **{ANSWERED: _answers(b)})
         return "it runs on"
@@ -63,7 +66,9 @@ def stand_by(b: Blueprint) -> str:
         require_window(b)
         journal.note(b.claim, STAND_BY, stopping=True)
     patience = settings().agent_stop_seconds, settings().acpi_stop_seconds
-    return f"stopped ({guest.stop(connect(b.host.uri), b.server_id, *patience)})"
+    ended = guest.stop(connect(b.host.uri), b.server_id, *patience)
+    keep_nvram(b)
+    return f"stopped ({ended})"
 
 
 @stand_by.undone_by

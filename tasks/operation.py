@@ -23,6 +23,7 @@ from tasks.shown import only_shown
 from tasks.step import UndoResumed, declared
 
 FORM_ACTOR = "prefect-ui"
+_SHOW_AFTER_SECONDS = 0.5
 
 
 def _accept(
@@ -82,7 +83,8 @@ async def operation(
     flow_run_id = run.flow_run.id if run and run.flow_run else None
     claim = await asyncio.to_thread(journal.claim, operation_id, flow_run_id)
     beat = asyncio.create_task(_beat(claim))
-    shown = asyncio.create_task(_show(operation_id))
+    ended = asyncio.Event()
+    shown = asyncio.create_task(_show(operation_id, ended))
     try:
         yield claim
         await asyncio.to_thread(journal.complete, claim)
@@ -94,6 +96,7 @@ async def operation(
         await _go_on(claim)
         raise
     finally:
+        ended.set()
         beat.cancel()
         with suppress(asyncio.CancelledError):
             await beat
@@ -145,10 +148,14 @@ async def _beat(claim: Claim) -> None:
             await asyncio.to_thread(journal.heartbeat, claim)
 
 
-async def _show(operation_id: UUID) -> None:
-    """Put the placement verdict on the run's page; the first step need not wait for that."""
+async def _show(operation_id: UUID, ended: asyncio.Event) -> None:
+    """Put the placement verdict on the run's page; the short steps need not share with that."""
+    if FlowRunContext.get() is None:
+        return
+    with suppress(TimeoutError):
+        await asyncio.wait_for(ended.wait(), _SHOW_AFTER_SECONDS)
     view = await asyncio.to_thread(operations.get, operation_id)
-    if view.verdict is None or FlowRunContext.get() is None:
+    if view.verdict is None:
         return
     rows = [
         {

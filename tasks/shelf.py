@@ -18,6 +18,7 @@ from innkeeper.services import journal, shelves
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.services.shelves import Shelved
 from innkeeper.settings import settings
+from tasks.firmware import keep_nvram
 from tasks.progress import INTERVAL_SECONDS, Progress
 from tasks.step import step
 
@@ -195,6 +196,7 @@ def adopt_shelf(b: Blueprint) -> str:
         size = storage.allocated(connection, POOL, [b.root_volume])[b.root_volume]
         if checksum.blake2b(open_channel(b.host.channel), path, size) != b.shelf.source_digest:
             raise DiskInUse(f"The disk of {b.name} is not what was copied: shelve it again.")
+    keep_nvram(b)
     journal.commit(b.claim)
     return f"{b.shelf.name}, SHA-256 {b.shelf.sha256}"
 

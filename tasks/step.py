@@ -75,19 +75,40 @@ class Step:
 
             await _task(f"undo-{self.name}", run)(claim)
 
-    async def attempt(self, claim: Claim, *, undo: bool = False) -> None:
-        """Try the step, or its undo, once, inside a task that is running."""
-        detail = await asyncio.to_thread(self._attempt, claim, undo=undo)
+    async def attempt(
+        self,
+        claim: Claim,
+        *,
+        undo: bool = False,
+        begun: Blueprint | None = None,
+        following: "Step | None" = None,
+    ) -> Blueprint | None:
+        """Try the step, or its undo, once, inside a task that is running.
+
+        `begun` is what an `attempt` before this one returned that was told which step is
+        `following`: that step is journaled as begun already.
+        """
+        detail, ahead = await asyncio.to_thread(
+            self._attempt, claim, undo=undo, begun=begun, following=following
+        )
         if detail:
             get_run_logger().info("%s: %s", f"undo-{self.name}" if undo else self.name, detail)
+        return ahead
 
-    def _attempt(self, claim: Claim, *, undo: bool) -> str | None:
-        blueprint = journal.begin(claim, self.name, makes=self.makes, undo=undo)
+    def _attempt(
+        self,
+        claim: Claim,
+        *,
+        undo: bool,
+        begun: Blueprint | None = None,
+        following: "Step | None" = None,
+    ) -> tuple[str | None, Blueprint | None]:
+        blueprint = begun or journal.begin(claim, self.name, makes=self.makes, undo=undo)
         effect = self.undo if undo and self.undo else self.effect
         try:
             if undo and blueprint.committed:  # an undo before this one found that out
                 journal.end(claim, self.name, detail="past the point of no return", undo=True)
-                return None
+                return None, None
             if self.on_host and not blueprint.on_host:
                 detail: str | None = "nothing of the server is on a host"
             else:
@@ -105,17 +126,28 @@ class Step:
             ) from error
         made = self.makes(blueprint) if self.makes else ()
         removed = made if undo else (self.removes(blueprint) if self.removes else ())
+        if following:
+            return detail, journal.advance(
+                claim,
+                self.name,
+                following.name,
+                detail=detail,
+                made=made,
+                removed=removed,
+                makes=following.makes,
+            )
         journal.end(
             claim, self.name, detail=detail, made=() if undo else made, removed=removed, undo=undo
         )
-        return detail
+        return detail, None
 
 
 async def together(claim: Claim, *steps: Step) -> None:
     """Run steps one after another in one Prefect task, each journaled by itself.
 
     For steps of a few milliseconds: a Prefect task of its own costs each of them more than its
-    work does. A retry goes on with the step that failed.
+    work does, and so do two transactions between two of them. A retry goes on with the step that
+    failed.
     """
     if claim.over:
         return
@@ -124,8 +156,10 @@ async def together(claim: Claim, *steps: Step) -> None:
     waiting = deque(steps)
 
     async def run(claim: Claim) -> None:
+        begun: Blueprint | None = None  # a retry begins anew: what it knew may be history
         while waiting:
-            await waiting[0].attempt(claim)
+            following = waiting[1] if len(waiting) > 1 else None
+            begun = await waiting[0].attempt(claim, begun=begun, following=following)
             waiting.popleft()
 
     tags = frozenset().union(*(step.tags for step in steps))

@@ -11,12 +11,14 @@ from pathlib import Path
 from innkeeper.domain import verification
 from innkeeper.domain.naming import (
     POOL,
+    nvram_file,
     probe_console,
     probe_id,
     probe_name,
     probe_volume,
     seed_of,
 )
+from innkeeper.domain.specs import UEFI
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.domain.verification import Outcome, Verdict
 from innkeeper.errors import InnkeeperError, OperationCancelled, TransientError
@@ -184,16 +186,18 @@ def _boot_once(b: Blueprint) -> Verdict:
 
 
 def _spec(b: Blueprint) -> DomainSpec:
-    connection = connect(b.host.uri)
+    connection, name = connect(b.host.uri), probe_name(b.server_id)
     return DomainSpec(
         server_id=probe_id(b.server_id),
         project_id=b.project_id,
         operation_id=b.operation_id,
-        name=probe_name(b.server_id),
+        name=name,
         title=f"verification of {b.snapshot.name} of {b.name}",
         vcpus=1,
         memory_mib=int(b.request["probe_mib"]),
         virt_type=b.host.virt_type,
+        firmware=b.disk_image.firmware,
+        nvram_path=Path(nvram_file(name)) if b.disk_image.firmware == UEFI else None,
         disks=(DiskSpec(storage.volume_path(connection, POOL, probe_volume(b.server_id))),),
         console_log_path=Path(probe_console(b.server_id)),
         seed_path=storage.volume_path(connection, POOL, seed_of(b.root_volume)),

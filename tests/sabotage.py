@@ -99,6 +99,9 @@ def install(point: Point) -> None:
     def this_step(_claim: Any, step: str, *_: Any, undo: bool = False, **__: Any) -> bool:
         return step == point.step and undo == bool(point.failing)
 
+    def begins(_claim: Any, _step: str, following: str, **_: Any) -> bool:
+        return following == point.step and not point.failing
+
     if point.failing:
 
         def fail(_blueprint: Any) -> str:
@@ -111,8 +114,10 @@ def install(point: Point) -> None:
         _around("complete", lambda *_, **__: True, before=point.moment == "before")
     elif point.moment == "before":
         _around("begin", this_step, before=False)
+        _around("advance", begins, before=False)
     else:
         _around("end", this_step, before=True)
+        _around("advance", this_step, before=True)
 
 
 def _flow(verb: Verb) -> Any:

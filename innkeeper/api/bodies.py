@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from innkeeper.domain.cards import BRIDGE, operators_bridge
-from innkeeper.domain.specs import Line, MaintenanceWindow, Name, check_line
+from innkeeper.domain.specs import Firmware, Line, MaintenanceWindow, Name, check_line
 from innkeeper.services.views import ApiKeyView, Role
 
 _LARGEST = 2**31 - 1  # what the database's integer holds
@@ -136,6 +136,7 @@ class ImageRequest(Body):
         default=None, description="Expected checksum of what is fetched"
     )
     login_user: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = "debian"
+    firmware: Firmware = Field(default="bios", description="What the image boots by")
 
 
 class ServerChange(Body):

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/images", tags=["images"], route_class=GuardedRoute)
 def import_image(body: ImageRequest, principal: Operator, request: Request) -> ImageView:
     """Import an image from a URL or file. It is usable once its phase is `ready`."""
     image = images.register(
-        body.name, body.source, body.sha256, body.login_user, actor=actor(principal)
+        body.name, body.source, body.sha256, body.login_user, body.firmware, actor=actor(principal)
     )
     request.app.state.starter.start_import(image.id, images.attempt(image.id))
     return image

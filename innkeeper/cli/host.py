@@ -204,6 +204,7 @@ def _print_one(found: Json, output: Format) -> None:
             ("pool", host.pool_path),
             ("type", host.virt_type),
             ("bridges", ", ".join(host.bridges) or None),
+            ("UEFI guests", "yes" if host.uefi else "no firmware for them"),
             ("vcpus", f"{host.reserved_vcpus} of {host.vcpus} (x {host.cpu_overcommit:g})"),
             ("memory", f"{memory} (x {host.memory_overcommit:g})"),
             ("disk", f"{host.reserved_disk_gib} of {host.disk_gib} GiB"),

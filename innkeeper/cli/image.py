@@ -37,12 +37,16 @@ def import_image(
     login_user: Annotated[
         str | None, typer.Option(help="User that people log in as. Default: debian.")
     ] = None,
+    firmware: Annotated[
+        str | None, typer.Option(help="What the image boots by: bios or uefi. Default: bios.")
+    ] = None,
     wait: Wait = False,
     output: Output = Format.TABLE,
 ) -> None:
     """Import an image: fetch, check, convert to qcow2. Unusable until it is ready."""
     place = source if _URL.match(source) else str(Path(source).expanduser().resolve())
     chosen = {"name": name, "source": place, "sha256": sha256, "login_user": login_user}
+    chosen["firmware"] = firmware
     with connect() as client:
         found: Json = client.post("/images", {k: v for k, v in chosen.items() if v is not None})
         if wait:
@@ -146,5 +150,6 @@ def _print_one(found: Json, output: Format) -> None:
             ("size", out.size(image.size_bytes)),
             ("virtual size", out.size(image.virtual_size_bytes)),
             ("login user", image.login_user),
+            ("firmware", image.firmware),
         ]
     )

@@ -10,6 +10,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     String,
     UniqueConstraint,
     text,
@@ -81,6 +82,7 @@ class Host(Base):
     limits_bandwidth: Mapped[bool] = mapped_column(default=False)  # proved: its kernel can
     # What it said when it was last asked: processors, nodes, huge pages, what it was proved to do.
     offer: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)
+    uefi: Mapped[bool] = mapped_column(default=True)  # has firmware for guests that boot by UEFI
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
 
 
@@ -100,6 +102,7 @@ class Image(Base):
     size_bytes: Mapped[int | None] = mapped_column(BigInteger, default=None)
     virtual_size_bytes: Mapped[int | None] = mapped_column(BigInteger, default=None)
     login_user: Mapped[str] = mapped_column(String(32), default="debian")
+    firmware: Mapped[str] = mapped_column(String(8), default="bios")
     attempt: Mapped[int] = mapped_column(default=0)
     heartbeat_at: Mapped[datetime | None] = mapped_column(default=None)
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
@@ -180,6 +183,8 @@ class Server(Base):
         EncryptedText, default=None, deferred=True, deferred_group="secrets"
     )
     host_key_public: Mapped[str] = mapped_column(String(256), default="")
+    # What a UEFI guest that is off wrote to its firmware's memory, while no host has it; zlib.
+    nvram: Mapped[bytes | None] = mapped_column(LargeBinary, default=None, deferred=True)
     fault: Mapped[str | None] = mapped_column(String(4096), default=None)
     description: Mapped[str] = mapped_column(String(1024), default="")
     created_at: Mapped[datetime] = mapped_column(default_factory=now)

@@ -19,6 +19,11 @@ def domain_name(server_id: UUID, name: str) -> str:
     return f"ik-{slug}-{short(server_id)}"
 
 
+def nvram_file(domain: str) -> str:
+    """Return where a host keeps the variables of a UEFI guest: there libvirt does it, too."""
+    return f"/var/lib/libvirt/qemu/nvram/{domain}_VARS.fd"
+
+
 def root_volume(server_id: UUID) -> str:
     """Return the name of the root disk that `create` makes."""
     return f"{server_id}-root.qcow2"

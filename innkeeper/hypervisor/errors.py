@@ -173,6 +173,11 @@ _BY_TEXT: tuple[tuple[tuple[str, ...], type[InnkeeperError], str], ...] = (
         SubstrateInactive,
         "apply the host's substrate again, or start the pool with virsh pool-start",
     ),
+    (
+        ("unable to find", "firmware"),
+        NotSupported,
+        "install UEFI firmware (Debian's ovmf) on the host",
+    ),
     (("already exists with uuid",), NameTaken, "remove or rename what has that name"),
     (("storage vol already exists",), StateChanged, ""),
     (("is already running",), StateChanged, ""),

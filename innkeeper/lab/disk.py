@@ -1,4 +1,4 @@
-"""Make a bootable qcow2 disk of a folder: one ext4 partition, extlinux, a small initramfs."""
+"""Make a bootable qcow2 disk of a folder: an ext4 partition, a boot loader, a small initramfs."""
 
 import shutil
 import stat
@@ -9,10 +9,13 @@ from pathlib import Path
 from innkeeper.lab.errors import ImageBuildFailed
 from innkeeper.lab.rootfs import call
 
-START = 1024 * 1024  # bytes before the partition
 MIB = 1024 * 1024
+START = MIB  # bytes before the first partition
+ESP_MIB = 24  # of a UEFI disk, whose EFI system partition has the kernel
+FIRST_SECTION = 0x2000000  # far above those that the stub brings
 # No metadata checksums and no 64 bit block numbers: extlinux of Debian 12 reads neither.
 FEATURES = "^metadata_csum,^64bit"
+STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
 BOOT_RECORDS = ("/usr/lib/EXTLINUX/mbr.bin", "/usr/lib/syslinux/mbr/mbr.bin")
 # What the guests have in common: quick start under emulation, console on the first serial port.
 COMMAND_LINE = (
@@ -30,7 +33,7 @@ DISK_MODULES = (
 
 
 def write_disk(tree: Path, work: Path, output: Path, size_mib: int, options: str = "") -> None:
-    """Turn `tree` (with /boot/vmlinuz and /boot/initrd) into the qcow2 file `output`.
+    """Turn `tree` (with /boot/vmlinuz and /boot/initrd) into the qcow2 file `output`, for a BIOS.
 
     `work` is a folder for temporary files, `options` are added to the kernel's command line.
 
@@ -43,15 +46,10 @@ def write_disk(tree: Path, work: Path, output: Path, size_mib: int, options: str
         "DEFAULT linux\nTIMEOUT 1\nLABEL linux\n LINUX /boot/vmlinuz\n INITRD /boot/initrd\n"
         f" APPEND {COMMAND_LINE} {options}\n"
     )
-    raw = work / "disk.raw"
-    with raw.open("wb") as stream:
-        stream.truncate(size_mib * MIB)
+    raw = _empty(work, size_mib)
     call(["parted", "-s", str(raw), "mklabel", "msdos", "mkpart", "primary", "ext4", "1MiB",
           "100%", "set", "1", "boot", "on"])  # fmt: skip
-    blocks = str((size_mib * MIB - START) // 1024)
-    call(["mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-b", "4096", "-O", FEATURES, "-E",
-          f"offset={START}", str(raw), blocks + "k"])  # fmt: skip
-    with mounted(raw, work / "mount", f"loop,offset={START}") as place:
+    with _root(raw, work, size_mib, START) as place:
         # Not by mke2fs -d: it leaves holes in files, and extlinux cannot read a kernel with holes.
         call(["cp", "--archive", "--sparse=never", f"{tree}/.", str(place)])
         call(["extlinux", "--install", str(place / "boot" / "extlinux")])
@@ -60,6 +58,72 @@ def write_disk(tree: Path, work: Path, output: Path, size_mib: int, options: str
         raise ImageBuildFailed("No boot record for extlinux: install the package extlinux.")
     with raw.open("r+b") as stream:
         stream.write(record.read_bytes())
+    _finish(raw, output)
+
+
+def write_uefi_disk(tree: Path, work: Path, output: Path, size_mib: int, options: str = "") -> None:
+    """Do what `write_disk` does for UEFI firmware: kernel and initramfs are one EFI program.
+
+    The root file system is the first partition by number and the last by place, so that it can
+    grow; the firmware starts the program at the path that the UEFI specification names for media
+    that have no boot entry (3.5.1.1).
+
+    Raises:
+        ImageBuildFailed: a program is missing or failed.
+    """
+    raw = _empty(work, size_mib)
+    root = START + ESP_MIB * MIB
+    call(["parted", "-s", str(raw), "mklabel", "msdos",
+          "mkpart", "primary", "ext4", f"{root}B", "100%",
+          "mkpart", "primary", "fat32", f"{START}B", f"{root - 1}B",
+          "set", "2", "esp", "on"])  # fmt: skip
+    with _root(raw, work, size_mib, root) as place:
+        call(["cp", "--archive", f"{tree}/.", str(place)])
+    program = work / "BOOTX64.EFI"
+    _unified(tree, work, f"{COMMAND_LINE} {options}", program)
+    call(["mkfs.vfat", "--offset", str(START // 512), "-F", "16", "-n", "ESP", str(raw),
+          str(ESP_MIB * MIB // 1024)])  # fmt: skip
+    inside = f"{raw}@@{START}"
+    call(["mmd", "-i", inside, "::/EFI", "::/EFI/BOOT"])
+    call(["mcopy", "-i", inside, str(program), "::/EFI/BOOT/BOOTX64.EFI"])
+    _finish(raw, output)
+
+
+def _empty(work: Path, size_mib: int) -> Path:
+    raw = work / "disk.raw"
+    with raw.open("wb") as stream:
+        stream.truncate(size_mib * MIB)
+    return raw
+
+
+@contextmanager
+def _root(raw: Path, work: Path, size_mib: int, offset: int) -> Iterator[Path]:
+    """Make the root file system from `offset` (in bytes) to the end, and mount it."""
+    blocks = str((size_mib * MIB - offset) // 1024)
+    call(["mke2fs", "-q", "-F", "-t", "ext4", "-L", "root", "-b", "4096", "-O", FEATURES, "-E",
+          f"offset={offset}", str(raw), blocks + "k"])  # fmt: skip
+    with mounted(raw, work / "mount", f"loop,offset={offset}") as place:
+        yield place
+
+
+def _unified(tree: Path, work: Path, command_line: str, output: Path) -> None:
+    """Join kernel, initramfs and command line with systemd's stub to one program (systemd-stub(7)).
+
+    The kernel comes last, as it is unpacked over what lies behind it.
+    """
+    (work / "cmdline").write_text(command_line)
+    argv, at = ["objcopy"], FIRST_SECTION
+    for name, source in (
+        (".cmdline", work / "cmdline"),
+        (".initrd", tree / "boot" / "initrd"),
+        (".linux", tree / "boot" / "vmlinuz"),
+    ):
+        argv += ["--add-section", f"{name}={source}", "--change-section-vma", f"{name}={at:#x}"]
+        at += -(-source.stat().st_size // MIB) * MIB
+    call([*argv, str(STUB), str(output)])
+
+
+def _finish(raw: Path, output: Path) -> None:
     call(["qemu-img", "convert", "-O", "qcow2", str(raw), str(output)])
     raw.unlink()
 

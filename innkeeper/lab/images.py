@@ -1,7 +1,7 @@
 """Golden images for the lab, built from Debian packages and kept in the cache.
 
-`tiny` answers over SSH in about 7 s under emulation and is for most tests and the demo; `debian` is
-a trimmed real Debian with real cloud-init.
+`tiny` answers over SSH in about 7 s under emulation and is for most tests and the demo; `tiny-uefi`
+is the same for UEFI firmware; `debian` is a trimmed real Debian with real cloud-init.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from innkeeper.settings import settings
 
 BUILDERS: dict[str, Callable[[Path, Path, Path], None]] = {
     "tiny": tiny.build,
+    "tiny-uefi": tiny.build_uefi,
     "debian": debian.build,
 }
 SHARED = ("disk.py", "rootfs.py", "guest/tiny/initramfs-init.sh")
@@ -89,9 +90,10 @@ def _store() -> Path:
 def _recipe(name: str) -> str:
     """Return a hash of everything that decides what is in an image."""
     here = Path(__file__).parent
-    own = sorted((here / "guest" / name).glob("*.*"))
+    guest = name.partition("-")[0]
+    own = sorted((here / "guest" / guest).glob("*.*"))
     digest = hashlib.sha256(rootfs.fingerprint().encode())
-    for file in (*(here / shared for shared in SHARED), here / f"{name}.py", *own):
+    for file in (*(here / shared for shared in SHARED), here / f"{guest}.py", *own):
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 

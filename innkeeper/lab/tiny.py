@@ -8,7 +8,13 @@ import re
 import shutil
 from pathlib import Path
 
-from innkeeper.lab.disk import copy_modules, kernel_version, write_disk, write_initramfs
+from innkeeper.lab.disk import (
+    copy_modules,
+    kernel_version,
+    write_disk,
+    write_initramfs,
+    write_uefi_disk,
+)
 from innkeeper.lab.rootfs import call
 
 SIZE_MIB = 256
@@ -42,6 +48,7 @@ MODULES = (
     "fs/isofs/isofs",
     "drivers/acpi/button",
     "drivers/input/evdev",
+    "fs/efivarfs/efivarfs",
 )
 SCRIPTS = {
     "rc.sh": "usr/sbin/rc",
@@ -83,6 +90,23 @@ def build(debian: Path, work: Path, output: Path) -> None:
     Raises:
         ImageBuildFailed: a program is missing or failed.
     """
+    tree = _tree(debian, work)
+    write_disk(tree, work, output, SIZE_MIB)
+    shutil.rmtree(tree)
+
+
+def build_uefi(debian: Path, work: Path, output: Path) -> None:
+    """Build the same guest for UEFI firmware.
+
+    Raises:
+        ImageBuildFailed: a program is missing or failed.
+    """
+    tree = _tree(debian, work)
+    write_uefi_disk(tree, work, output, SIZE_MIB)
+    shutil.rmtree(tree)
+
+
+def _tree(debian: Path, work: Path) -> Path:
     tree = work / "tiny"
     _make_folders(tree)
     _copy_busybox(debian, tree)
@@ -101,8 +125,7 @@ def build(debian: Path, work: Path, output: Path) -> None:
     call(["ldconfig", "-r", str(tree)])
     shutil.copy(debian / "boot" / f"vmlinuz-{version}", tree / "boot" / "vmlinuz")
     write_initramfs(debian, work, tree / "boot" / "initrd")
-    write_disk(tree, work, output, SIZE_MIB)
-    shutil.rmtree(tree)
+    return tree
 
 
 def _make_folders(tree: Path) -> None:

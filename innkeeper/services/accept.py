@@ -45,6 +45,7 @@ from innkeeper.services import (
     cards,
     cloning,
     events,
+    firmware,
     hostcheck,
     layering,
     measuring,
@@ -156,7 +157,7 @@ def _create(
     _check_disk(image, demand.disk_gib)
     require_quota(session, project, demand)
     fine = offers.wanted(request, demand)
-    capacities = reservations.capacities(session, lock=True)
+    capacities = reservations.capacities(session, lock=True, image=image)
     verdict = place(demand, [offers.judged(session, host, demand, fine) for host in capacities])
     verdicts.append(verdict)
     host = session.get_one(Host, require_chosen(verdict))
@@ -293,7 +294,9 @@ def request(
         plain = body.model_dump(mode="json")
         require_allowed(verb, Status(server.status))
         if isinstance(body, RebuildRequest) and body.image:
-            _check_disk(ready_image(session, body.image), server.disk_gib)
+            image = ready_image(session, body.image)
+            _check_disk(image, server.disk_gib)
+            firmware.require_same(session, server, image)
         seen = planning.look(session, server, verb, body, foresight)
         plain |= _prepared(session, server, verb, body, dry_run=foresight.dry_run)
         roles = plain.pop("roles", None)

@@ -9,7 +9,7 @@ from innkeeper.domain import naming
 from innkeeper.domain.layers import Layer, Layers
 from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.resizing import Resize
-from innkeeper.domain.specs import RoleRequest
+from innkeeper.domain.specs import Firmware, RoleRequest
 from innkeeper.errors import NotFound
 from innkeeper.services.attachments import DataDisks
 from innkeeper.services.cards import Cards
@@ -58,6 +58,7 @@ class ImageBlueprint:
     sha256: str
     virtual_size_bytes: int
     login_user: str
+    firmware: Firmware = "bios"
 
     @property
     def volume(self) -> str:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
-from innkeeper.db.models import Disk, Host, Operation, Plan, Server, Snapshot
+from innkeeper.db.models import Disk, Host, Image, Operation, Plan, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain import naming
 from innkeeper.domain.lifecycle import Status, Verb, require_allowed
@@ -175,9 +175,10 @@ def _free_label(session: Session, source: Server, clone: str) -> str:
 
 
 def _place(session: Session, source: Server, demand: Demand, fine: FinePrint) -> Verdict:
+    image = session.get_one(Image, source.image_id)
     capacities = [
         offers.judged(session, host, demand, fine)
-        for host in reservations.capacities(session, lock=True)
+        for host in reservations.capacities(session, lock=True, image=image)
     ]
     named = {capacity.host_id: capacity.name for capacity in capacities}
     if source.host_id is None:

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from innkeeper.db.models import Host, Server
 from innkeeper.db.session import transaction
-from innkeeper.domain.naming import console_log, probe_console, probe_name
+from innkeeper.domain.naming import console_log, nvram_file, probe_console, probe_name
 from innkeeper.host.channel import open_channel
 from innkeeper.services import servers
 
@@ -73,7 +73,7 @@ def forget(channel: str, server_id: UUID) -> None:
 
 
 def forget_probe(channel: str, server_id: UUID) -> None:
-    """Remove what a host keeps of a throw-away guest's console, and libvirt's own log of it.
+    """Remove what a host keeps of a throw-away guest: console, libvirt's log of it, NVRAM.
 
     Raises:
         HostUnreachable: the host does not answer.
@@ -81,6 +81,7 @@ def forget_probe(channel: str, server_id: UUID) -> None:
     path = probe_console(server_id)
     _erase(channel, path)
     _erase(channel, f"{path.rpartition('/')[0]}/{probe_name(server_id)}.log")
+    _erase(channel, nvram_file(probe_name(server_id)))
 
 
 def _erase(channel: str, path: str) -> None:

@@ -25,7 +25,7 @@ from innkeeper.db.models import (
 )
 from innkeeper.domain import naming
 from innkeeper.domain.lifecycle import Status, Verb
-from innkeeper.domain.specs import RoleRequest
+from innkeeper.domain.specs import Firmware, RoleRequest
 from innkeeper.domain.steps import is_at_new_host
 from innkeeper.errors import NotFound
 from innkeeper.services import attachments, cards, reservations, resizing
@@ -98,6 +98,7 @@ def _image(row: Image) -> ImageBlueprint:
         row.sha256 or "",
         row.virtual_size_bytes or 0,
         row.login_user,
+        cast("Firmware", row.firmware),
     )
 
 

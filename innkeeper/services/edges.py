@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from sqlalchemy import and_, select, update
+from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
 from innkeeper.db.models import Address, Host, Network, Nic, PortForward
@@ -16,22 +17,26 @@ from innkeeper.services import journal
 def rules(host_id: UUID) -> EdgeRules:
     """Return the networks and open forwards of a host."""
     with transaction() as session:
-        networks = session.execute(
-            select(Network.bridge, Network.cidr, Network.kind)
-            .where(Network.host_id == host_id)
-            .order_by(Network.cidr)
-        ).all()
-        forwards = session.execute(
-            select(PortForward.port, Address.ip, PortForward.guest_port)
-            .join(Nic, and_(Nic.server_id == PortForward.server_id, Nic.position == 0))
-            .join(Address, Address.nic_id == Nic.id)
-            .where(PortForward.host_id == host_id, PortForward.enabled)
-        ).tuples()
-        return EdgeRules(
-            networks=tuple((row.bridge, row.cidr) for row in networks),
-            isolated=tuple(row.bridge for row in networks if row.kind != "project"),
-            forwards={port: (ip, guest_port) for port, ip, guest_port in forwards},
-        )
+        return _rules(session, host_id)
+
+
+def _rules(session: Session, host_id: UUID) -> EdgeRules:
+    networks = session.execute(
+        select(Network.bridge, Network.cidr, Network.kind)
+        .where(Network.host_id == host_id)
+        .order_by(Network.cidr)
+    ).all()
+    forwards = session.execute(
+        select(PortForward.port, Address.ip, PortForward.guest_port)
+        .join(Nic, and_(Nic.server_id == PortForward.server_id, Nic.position == 0))
+        .join(Address, Address.nic_id == Nic.id)
+        .where(PortForward.host_id == host_id, PortForward.enabled)
+    ).tuples()
+    return EdgeRules(
+        networks=tuple((row.bridge, row.cidr) for row in networks),
+        isolated=tuple(row.bridge for row in networks if row.kind != "project"),
+        forwards={port: (ip, guest_port) for port, ip, guest_port in forwards},
+    )
 
 
 def load(host_id: UUID) -> None:
@@ -42,8 +47,8 @@ def load(host_id: UUID) -> None:
     """
     with exclusive(f"edge:{host_id}"):
         with transaction() as session:
-            channel = session.get_one(Host, host_id).channel
-        edge.load(open_channel(channel), rules(host_id))
+            channel, wanted = session.get_one(Host, host_id).channel, _rules(session, host_id)
+        edge.load(open_channel(channel), wanted)
 
 
 def open_forward(held: Claim, host_id: UUID, *, opened: bool) -> None:

@@ -23,9 +23,11 @@ from innkeeper.db.models import (
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
-from innkeeper.errors import Conflict, NotFound
+from innkeeper.errors import Conflict, InnkeeperError, NotFound
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
+from innkeeper.hypervisor import firmware
+from innkeeper.hypervisor.connection import connect
 from innkeeper.services import events, probe, reservations, substrates, whereabouts
 from innkeeper.services.views import HostView
 from innkeeper.settings import settings
@@ -80,6 +82,7 @@ def add(
         memory_mib=memory_mib or found.memory_mib,
         disk_gib=disk_gib or found.disk_gib,
         virt_type=found.virt_type,
+        uefi=found.uefi,
         cpu_overcommit=cpu_overcommit or settings().cpu_overcommit,
         memory_overcommit=memory_overcommit or settings().memory_overcommit,
     )
@@ -124,11 +127,13 @@ def get(host_id: UUID) -> HostView:
 def update(host_id: UUID, changes: dict[str, Any], *, actor: str = "system") -> HostView:
     """Change fields of a host: sizes, overcommit, `enabled`, `edge_address`, `reachable`.
 
-    A size below what is reserved is allowed: nothing new is placed there then.
+    A size below what is reserved is allowed: nothing new is placed there then. A host that is
+    enabled is asked again which firmware it has.
 
     Raises:
         NotFound: there is no such host.
     """
+    changes = changes | _firmware(host_id) if changes.get("enabled") else changes
     with transaction() as session:
         host = _found(session, host_id, lock=True)
         before = {name: getattr(host, name) for name in changes}
@@ -152,6 +157,17 @@ def update(host_id: UUID, changes: dict[str, Any], *, actor: str = "system") -> 
             )
         session.flush()
         return _view(host, _held(session).get(host_id, _Use()))
+
+
+def _firmware(host_id: UUID) -> dict[str, bool]:
+    """Return what a host says of its firmware now; nothing when it does not answer."""
+    with transaction() as session:
+        host = _found(session, host_id)
+        uri, kind = host.uri, host.virt_type
+    try:
+        return {} if kind == "test" else {"uefi": firmware.has_uefi(connect(uri), kind)}
+    except InnkeeperError:
+        return {}
 
 
 def remove(host_id: UUID, *, actor: str = "system") -> None:

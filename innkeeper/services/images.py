@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from innkeeper.db.models import Disk, Image, Server, now
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
+from innkeeper.domain.specs import Firmware
 from innkeeper.errors import ClaimLost, Conflict, NotFound
 from innkeeper.services import events
 from innkeeper.services.archive import archived, is_current
@@ -39,6 +40,7 @@ def register(
     source: str,
     expected_sha256: str | None = None,
     login_user: str = "debian",
+    firmware: Firmware = "bios",
     *,
     actor: str = "system",
 ) -> ImageView:
@@ -59,13 +61,19 @@ def register(
             elif image.phase != "failed":
                 raise Conflict(f"Image '{name}' exists already and is {image.phase}.")
             image.source, image.expected_sha256, image.login_user = source, checksum, login_user
+            image.firmware = firmware
             image.phase, image.progress, image.error = "pending", 0.0, None
             session.flush()
             events.record(
                 session,
                 "image.registered",
                 actor=actor,
-                after={"name": name, "source": source, "sha256": checksum},
+                after={
+                    "name": name,
+                    "source": source,
+                    "sha256": checksum,
+                    "firmware": firmware,
+                },
             )
             return ImageView.model_validate(image)
     except IntegrityError as error:

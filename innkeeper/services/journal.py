@@ -148,29 +148,33 @@ def begin(held: Claim, step: str, *, makes: Made | None = None, undo: bool = Fal
         operation = hold(session, held)
         if operation.cancel_requested and not undo and _revocable(operation):
             raise OperationCancelled(f"Cancelled before step '{step}' on request.")
-        row = session.get(OperationStep, (held.operation_id, step))
-        was_done = row is not None and row.state == "done"
-        if row is None:
-            row = OperationStep(
-                operation_id=held.operation_id,
-                name=step,
-                ordinal=STEPS[held.verb].index(step),
-                attempt=held.attempt,
-            )
-            session.add(row)
-        else:
-            row.tries += 1
-            row.attempt = held.attempt
-        row.state, row.detail, row.ended_at = ("undoing" if undo else "begun"), None, None
-        session.flush()
-        subject = lineage.subject_of(operation, step)
-        side = drafting.side_of(operation, step)
-        plan = drafting.load(
-            session, held.operation_id, row, done=was_done, subject=subject, side=side
+        return _begin(session, operation, step, makes, undo=undo)
+
+
+def _begin(
+    session: Session, operation: Operation, step: str, makes: Made | None, *, undo: bool = False
+) -> Blueprint:
+    row = session.get(OperationStep, (operation.id, step))
+    was_done = row is not None and row.state == "done"
+    if row is None:
+        row = OperationStep(
+            operation_id=operation.id,
+            name=step,
+            ordinal=STEPS[Verb(operation.verb)].index(step),
+            attempt=operation.attempt,
         )
-        for kind, name in makes(plan) if makes and not undo else ():
-            _intend(session, plan, kind, name)
-        return plan
+        session.add(row)
+    else:
+        row.tries += 1
+        row.attempt = operation.attempt
+    row.state, row.detail, row.ended_at = ("undoing" if undo else "begun"), None, None
+    session.flush()
+    subject = lineage.subject_of(operation, step)
+    side = drafting.side_of(operation, step)
+    plan = drafting.load(session, operation.id, row, done=was_done, subject=subject, side=side)
+    for kind, name in makes(plan) if makes and not undo else ():
+        _intend(session, plan, kind, name)
+    return plan
 
 
 def _revocable(operation: Operation) -> bool:
@@ -219,17 +223,50 @@ def end(
     """Journal that a step is done: its artifacts are present, or their rows are closed."""
     with transaction() as session:
         operation = hold(session, held)
-        row = session.get_one(OperationStep, (held.operation_id, step))
-        row.state = "undone" if undo else "done"
-        row.ended_at, row.detail, row.progress = now(), _text(detail or "") or None, None
-        server = session.get_one(Server, operation.server_id)
-        host_id = drafting.side_of(operation, step) or server.host_id
-        for kind, name in made:
-            session.execute(
-                update(Artifact).where(*_same(host_id, kind, name)).values(state="present")
-            )
-        for kind, name in removed:
-            session.execute(delete(Artifact).where(*_same(host_id, kind, name)))
+        _end_step(session, operation, step, detail, made, removed, undo=undo)
+
+
+def advance(
+    held: Claim,
+    step: str,
+    following: str,
+    *,
+    detail: str | None = None,
+    made: Sequence[tuple[ArtifactKind, str]] = (),
+    removed: Sequence[tuple[ArtifactKind, str]] = (),
+    makes: Made | None = None,
+) -> Blueprint | None:
+    """Journal in one transaction that a step is done and that the next one starts.
+
+    None: somebody asked for a cancel, so the next was not begun; `begin` raises that.
+    """
+    with transaction() as session:
+        operation = hold(session, held)
+        _end_step(session, operation, step, detail, made, removed)
+        if operation.cancel_requested and _revocable(operation):
+            return None
+        return _begin(session, operation, following, makes)
+
+
+def _end_step(
+    session: Session,
+    operation: Operation,
+    step: str,
+    detail: str | None,
+    made: Sequence[tuple[ArtifactKind, str]],
+    removed: Sequence[tuple[ArtifactKind, str]],
+    *,
+    undo: bool = False,
+) -> None:
+    row = session.get_one(OperationStep, (operation.id, step))
+    row.state = "undone" if undo else "done"
+    row.ended_at, row.detail, row.progress = now(), _text(detail or "") or None, None
+    server = session.get_one(Server, operation.server_id)
+    host_id = drafting.side_of(operation, step) or server.host_id
+    for kind, name in made:
+        session.execute(update(Artifact).where(*_same(host_id, kind, name)).values(state="present"))
+    for kind, name in removed:
+        session.execute(delete(Artifact).where(*_same(host_id, kind, name)))
 
 
 def _same(host_id: UUID | None, kind: ArtifactKind, name: str) -> tuple[Any, ...]:
@@ -306,7 +343,7 @@ def release(session: Session, server: Server) -> None:
         session.execute(delete(table).where(table.server_id == server.id))
     policies.forget(session, server.id)
     resizing.let_go(server)
-    server.user_data = server.runcmd = server.role_requests = None
+    server.user_data = server.runcmd = server.role_requests = server.nvram = None
     server.root_password = server.root_password_hash = server.host_key_private = None
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from innkeeper.domain.naming import POOL
 from innkeeper.errors import InnkeeperError, PermanentError
 from innkeeper.host.channel import open_channel
-from innkeeper.hypervisor import storage
+from innkeeper.hypervisor import firmware, storage
 from innkeeper.hypervisor.accelerator import virt_type
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent, translated
@@ -27,12 +27,13 @@ class HostNotUsable(PermanentError):
 
 @dataclass(frozen=True)
 class Probe:
-    """What was found: size and domain type (kvm, qemu or test)."""
+    """What was found: size, domain type (kvm, qemu or test), whether guests can boot by UEFI."""
 
     vcpus: int
     memory_mib: int
     disk_gib: int
     virt_type: str
+    uefi: bool
 
 
 def probe(place: Place, *, accelerator: Literal["auto", "kvm", "qemu"], want_disk: bool) -> Probe:
@@ -46,10 +47,11 @@ def probe(place: Place, *, accelerator: Literal["auto", "kvm", "qemu"], want_dis
         with translated():
             _model, memory_mib, vcpus, *_ = connection.getInfo()
         kind = virt_type(connection, accelerator)
+        uefi = kind == "test" or firmware.has_uefi(connection, kind)
         disk_gib = _disk_gib(place) if want_disk else 0
     except InnkeeperError as error:
         raise HostNotUsable(f"The host was not added: {error}") from error
-    return Probe(int(vcpus), int(memory_mib), disk_gib, kind)
+    return Probe(int(vcpus), int(memory_mib), disk_gib, kind, uefi)
 
 
 def own_address() -> str:

@@ -10,6 +10,7 @@ from innkeeper.db.models import (
     Address,
     DataDisk,
     Host,
+    Image,
     Network,
     Nic,
     Operation,
@@ -20,6 +21,7 @@ from innkeeper.domain import addressing, naming
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.placement import Capacity, Demand
 from innkeeper.domain.quotas import Amounts
+from innkeeper.services import firmware
 from innkeeper.settings import settings
 
 
@@ -75,8 +77,11 @@ def probes(session: Session) -> dict[UUID, list[int]]:
     return held
 
 
-def capacities(session: Session, *, lock: bool) -> list[Capacity]:
-    """Return every host's capacity; with `lock` the host rows are held until the commit."""
+def capacities(session: Session, *, lock: bool, image: Image | None = None) -> list[Capacity]:
+    """Return every host's capacity; with `lock` the host rows are held until the commit.
+
+    Of hosts that cannot boot what is made of `image` it says so.
+    """
     statement = select(Host).order_by(Host.id)
     if lock:  # key_share: the journal may still write rows that refer to a host
         statement = statement.with_for_update(key_share=True)
@@ -103,6 +108,7 @@ def capacities(session: Session, *, lock: bool) -> list[Capacity]:
             held[host.id][0] if host.id in held else Demand(0, 0, 0),
             last - first + 1 - ports.get(host.id, 0) if host.virt_type != "test" else 1,
             host.reachable,
+            tuple(filter(None, [firmware.objection(image, host)])) if image else (),
         )
         for host in hosts
     ]

@@ -7,12 +7,12 @@ from pydantic import BaseModel
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Disk, Host, PortForward, Project, Server
+from innkeeper.db.models import Disk, Host, Image, PortForward, Project, Server
 from innkeeper.domain.placement import Capacity, Demand, place, require_chosen
 from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.specs import ShelveRequest, UnshelveRequest
 from innkeeper.errors import Conflict, NotFound
-from innkeeper.services import offers, reservations, resizing
+from innkeeper.services import firmware, offers, reservations, resizing
 
 ANOTHER = "another host was asked for"
 
@@ -80,6 +80,8 @@ def judged(session: Session, server: Server, capacity: Capacity, wanted: str | N
     before = session.get(Host, server.host_id) if server.host_id else None
     if before is not None and (before.virt_type == "test") != (host.virt_type == "test"):
         objections.append("one of it and the server is simulated, the other is not")
+    if lacks := firmware.objection(session.get_one(Image, server.image_id), host):
+        objections.append(lacks)
     objections += offers.against(session, host, server)
     ports = session.scalars(select(PortForward.port).where(PortForward.server_id == server.id))
     taken = session.scalars(

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.planning import Effect
+from innkeeper.domain.specs import Firmware
 from innkeeper.services.conditions import ChangeView as ChangeView  # noqa: PLC0414 - asked for here
 from innkeeper.services.conditions import ConditionView, PendingResizeView
 from innkeeper.services.conditions import View as View  # noqa: PLC0414
@@ -257,6 +258,7 @@ class HostView(View):
     memory_overcommit: float
     enabled: bool
     reachable: bool
+    uefi: bool
     bridges: list[str] = Field(default_factory=list)
     reserved_vcpus: int = 0
     reserved_memory_mib: int = 0
@@ -307,6 +309,7 @@ class ImageView(View):
     size_bytes: int | None
     virtual_size_bytes: int | None
     login_user: str
+    firmware: Firmware
     created_at: datetime
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from innkeeper.hypervisor import cpu, guest
+from innkeeper.hypervisor import cpu, firmware, guest
 from innkeeper.hypervisor.cpu import Tuning
 from innkeeper.hypervisor.errors import NotSupported
 
@@ -74,3 +74,11 @@ def test_a_host_tells_its_cpus_and_models(host: "Host") -> None:
     found = cpu.models(host.conn, "qemu")
     assert {"maximum", "qemu64"} <= found
     assert "host-passthrough" not in found, "that is KVM's"
+
+
+def test_a_host_tells_whether_guests_can_boot_by_uefi(host: "Host") -> None:
+    if host.real:
+        assert firmware.has_uefi(host.conn, "qemu")
+        return
+    with pytest.raises(NotSupported):
+        firmware.has_uefi(host.conn, host.virt_type)

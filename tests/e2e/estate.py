@@ -122,13 +122,14 @@ class Estate:
         """Return the events of a server."""
         return list(self.client.items("/events", server_id=server["id"], kind=kind))
 
-    def image(self, name: str, *, seconds: float = 300.0) -> Json:
+    def image(self, name: str, *, firmware: str = "bios", seconds: float = 300.0) -> Json:
         """Return a lab image that is ready, built and imported when it is not there yet."""
         known = {entry["name"]: entry for entry in self.client.items("/images")}
         image = known.get(name)
         if image is None:
             source = str(guests.ensure_image(name, lambda _text, _fraction: None))
-            image = self.client.post("/images", {"name": name, "source": source})
+            asked = {"name": name, "source": source, "firmware": firmware}
+            image = self.client.post("/images", asked)
 
         def settled() -> Json | None:
             current: Json = self.client.get(f"/images/{image['id']}")

@@ -26,6 +26,7 @@ def a_host(**changes: Any) -> dict[str, Any]:
         "memory_overcommit": 1.0,
         "enabled": True,
         "reachable": True,
+        "uefi": True,
         "reserved_vcpus": 3,
         "reserved_memory_mib": 512,
         "reserved_disk_gib": 5,
@@ -66,6 +67,7 @@ def an_image(**changes: Any) -> dict[str, Any]:
         "size_bytes": None,
         "virtual_size_bytes": None,
         "login_user": "debian",
+        "firmware": "bios",
         "created_at": NOW,
     } | changes
 

@@ -93,6 +93,7 @@ def test_bridges_are_allowed_on_a_host(paper: PaperApi) -> None:
         "memory_overcommit": 1.0,
         "enabled": True,
         "reachable": True,
+        "uefi": True,
         "created_at": "2026-11-01T12:00:00Z",
     }
     paper.on("GET", "/hosts", page(host))

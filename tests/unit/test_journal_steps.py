@@ -28,6 +28,30 @@ def test_intent_is_committed_before_the_effect_and_closed_after_it(catalogue: Ca
     assert step(claim, "volume").state == "undone"
 
 
+def test_one_transaction_ends_a_step_and_begins_the_next(catalogue: Catalogue) -> None:
+    claim = started(catalogue)
+    blueprint = journal.begin(claim, "substrate")
+    ahead = journal.advance(claim, "substrate", "volume", detail="laid", makes=makes)
+    assert ahead is not None
+    assert (ahead.step_was_done, ahead.server_id) == (False, blueprint.server_id)
+    assert ahead.host_key_private == blueprint.host_key_private
+    assert artifacts() == {ahead.root_volume: "intended"}
+    assert (step(claim, "substrate").state, step(claim, "substrate").detail) == ("done", "laid")
+    assert (step(claim, "volume").state, step(claim, "volume").tries) == ("begun", 1)
+    journal.advance(claim, "volume", "seed", made=makes(ahead))
+    assert artifacts() == {ahead.root_volume: "present"}
+
+
+def test_a_cancel_lets_the_step_end_and_begins_no_other(catalogue: Catalogue) -> None:
+    claim = started(catalogue)
+    journal.begin(claim, "volume")
+    operations.cancel(claim.operation_id, None, "tester")
+    assert journal.advance(claim, "volume", "seed", makes=makes) is None
+    assert step(claim, "volume").state == "done"
+    assert [row.name for row in operations.get(claim.operation_id).steps] == ["volume"]
+    assert artifacts() == {}
+
+
 def test_a_step_of_another_verb_is_a_mistake(catalogue: Catalogue) -> None:
     claim = started(catalogue)
     with pytest.raises(ValueError, match="not in tuple"):

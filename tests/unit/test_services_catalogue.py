@@ -256,7 +256,7 @@ def test_a_host_changes_and_says_so_once(catalogue: Any) -> None:
 
 @sqlite
 def test_a_machine_is_not_counted_twice(catalogue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = probe.Probe(vcpus=4, memory_mib=4096, disk_gib=50, virt_type="qemu")
+    found = probe.Probe(vcpus=4, memory_mib=4096, disk_gib=50, virt_type="qemu", uefi=True)
     monkeypatch.setattr(probe, "probe", lambda *_args, **_more: found)
     one = hosts.add("one", "qemu:///system", cpu_overcommit=1.5)
     assert (one.channel, one.virt_type, one.cpu_overcommit) == ("local:", "qemu", 1.5)

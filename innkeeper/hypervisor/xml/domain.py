@@ -173,7 +173,7 @@ def _operating_system(spec: DomainSpec) -> OperatingSystem:
     return OperatingSystem(
         firmware="efi",
         arch=spec.arch,
-        machine=spec.machine or "q35",
+        machine=spec.machine or "pc",  # where cards and disks are plugged in as with a BIOS
         # Secure boot needs SMM and signed kernels: nothing of a plain cloud image relies on it.
         firmware_features=(FirmwareFeature(enabled=False, name="secure-boot"),),
         nvram=spec.nvram_path,

@@ -1,0 +1,57 @@
+"""Images that boot by UEFI: where they may go, and what their guests' firmware remembers."""
+
+import pytest
+from conftest import Catalogue
+from journaled import active, started
+
+from innkeeper.db.models import Image
+from innkeeper.db.session import transaction
+from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.specs import RebuildRequest
+from innkeeper.errors import Conflict, NoHostFits
+from innkeeper.services import accept, images, nvram, servers
+
+
+def by_uefi(catalogue: Catalogue) -> None:
+    with transaction() as session:
+        session.get_one(Image, catalogue.image_id).firmware = "uefi"
+
+
+def test_a_host_without_the_firmware_gets_no_such_server(catalogue: Catalogue) -> None:
+    by_uefi(catalogue)
+    catalogue.set_hosts(virt_type="qemu")
+    catalogue.set_hosts("alpha", uefi=False)
+    assert catalogue.create("web").verdict["hosts"][0]["refused"].startswith("it has no UEFI")
+    catalogue.set_hosts("beta", uefi=False)
+    with pytest.raises(NoHostFits, match="install ovmf, then `innkeeper host enable` it"):
+        catalogue.create("mail")
+
+
+def test_a_host_without_it_is_good_enough_for_all_others(catalogue: Catalogue) -> None:
+    catalogue.set_hosts(virt_type="qemu", uefi=False)
+    assert {host["refused"] for host in catalogue.create("web").verdict["hosts"]} == {None}
+
+
+def test_a_rebuild_boots_by_the_same_firmware(catalogue: Catalogue) -> None:
+    images.ready("other", path="/o", sha256="f" * 64, size_bytes=1, virtual_size_bytes=1)
+    server_id = active(catalogue)
+    by_uefi(catalogue)
+    with pytest.raises(Conflict, match="'other' boots by BIOS and 'web' by UEFI: create a new"):
+        accept.request(
+            Verb.REBUILD,
+            server_id,
+            RebuildRequest(image="other"),
+            project_id=None,
+            actor="tester",
+        )
+
+
+def test_what_was_written_comes_back_and_is_forgotten(catalogue: Catalogue) -> None:
+    claim = started(catalogue)
+    assert nvram.kept(claim.server_id) is None
+    written = bytes(range(256)) + b"\xff" * (1 << 19)
+    nvram.keep(claim, written)
+    assert nvram.kept(claim.server_id) == written
+    nvram.keep(claim, None)
+    assert nvram.kept(claim.server_id) is None
+    assert servers.get(claim.server_id).name == "web"
