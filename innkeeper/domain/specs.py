@@ -96,6 +96,8 @@ def check_line(value: str) -> str:
 SshKey = Annotated[str, StringConstraints(max_length=16384), AfterValidator(check_ssh_key)]
 Package = Annotated[str, AfterValidator(check_package)]
 Line = Annotated[str, StringConstraints(max_length=1024), AfterValidator(check_line)]
+PlanName = Annotated[str, StringConstraints(max_length=64), AfterValidator(check_line)]
+HostName = Annotated[str, StringConstraints(max_length=63), AfterValidator(check_line)]
 
 
 MaintenanceWindow = Annotated[
@@ -137,9 +139,7 @@ class ServerRequest(BaseModel):
     image: Annotated[str, StringConstraints(max_length=128), AfterValidator(check_line)] = Field(
         default="debian", description="Name of a ready image"
     )
-    plan: Annotated[str, StringConstraints(max_length=64), AfterValidator(check_line)] = Field(
-        default="small", description="Name of a plan: vCPUs, memory and disk"
-    )
+    plan: PlanName = Field(default="small", description="Name of a plan: vCPUs, memory and disk")
     disk_gib: int | None = Field(
         default=None, ge=1, le=65536, description="Root disk in GiB, when other than the plan's"
     )
@@ -234,9 +234,7 @@ class UnshelveRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    host: Annotated[str, StringConstraints(max_length=63), AfterValidator(check_line)] | None = (
-        Field(default=None, description="Name of a host; the best one that fits, if empty")
-    )
+    host: HostName | None = Field(default=None, description="The best one that fits, if empty")
 
 
 class MigrateRequest(BaseModel):
@@ -244,9 +242,7 @@ class MigrateRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    host: Annotated[str, StringConstraints(max_length=63), AfterValidator(check_line)] | None = (
-        Field(default=None, description="Name of a host; the best other one that fits, if empty")
-    )
+    host: HostName | None = Field(default=None, description="The best other that fits, if empty")
     mode: Literal["auto", "live", "cold"] = Field(
         default="auto",
         description="live: the guest runs on; cold: it is shut down, copied and started again; "
@@ -340,8 +336,8 @@ class ResizeRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    plan: Annotated[str, StringConstraints(max_length=64), AfterValidator(check_line)] | None = (
-        Field(default=None, description="Name of a plan; its disk counts only if it is larger")
+    plan: PlanName | None = Field(
+        default=None, description="Name of a plan; its disk counts only if it is larger"
     )
     vcpus: int | None = Field(default=None, ge=1, le=32)
     memory_mib: int | None = Field(
@@ -383,8 +379,8 @@ class CloneRequest(BaseModel):
         default="auto",
         description="Have the source's guest agent flush and freeze: if it can, or else fail",
     )
-    plan: Annotated[str, StringConstraints(max_length=64), AfterValidator(check_line)] | None = (
-        Field(default=None, description="Name of a plan, when other than the source's size")
+    plan: PlanName | None = Field(
+        default=None, description="Name of a plan, when other than the source's size"
     )
     disk_gib: int | None = Field(
         default=None, ge=1, le=65536, description="Root disk in GiB: the source's or larger"
