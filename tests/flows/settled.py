@@ -26,6 +26,7 @@ from innkeeper.hypervisor import disks as adapter
 from innkeeper.hypervisor import guest, network, nics, shape, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
+from innkeeper.hypervisor.xml.element import parse
 from innkeeper.images import shelf
 from innkeeper.services import operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
@@ -115,6 +116,17 @@ def disks_agree(stage: Stage, server_id: UUID) -> None:
         assert all(storage.capacity(conn, POOL, r.volume) == r.size_gib << 30 for r in there)
         if guest.power_state(conn, server_id) is not None:
             assert adapter.serials(conn, server_id, defined=True) == own
+            order = {r.target: r.boot_order for r in rows if r.server_id == server_id}
+            assert boots(conn, server_id) == {n: o for n, o in order.items() if o}
+
+
+def boots(conn: libvirt.virConnect, server_id: UUID) -> dict[str | None, int]:
+    """Return the data disks that a domain is defined to boot from, and their places."""
+    domain = conn.lookupByUUIDString(str(server_id))
+    found = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).iterfind("devices/disk[boot]")
+    places = {d.find("target").get("dev"): int(d.find("boot").get("order")) for d in found}  # type: ignore[union-attr, arg-type]
+    assert bool(places) == bool(places.pop("vda", 0)), "the root disk has a place, too, or none has"
+    return places
 
 
 def room_agrees(stage: Stage) -> None:
