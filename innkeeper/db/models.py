@@ -78,6 +78,7 @@ class Host(Base):
     substrate_fingerprint: Mapped[str | None] = mapped_column(String(128), default=None)
     images: Mapped[list[Any]] = mapped_column(default_factory=list)
     bridges: Mapped[list[Any]] = mapped_column(default_factory=list)  # that cards may be on
+    pools: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)  # GiB of further ones
     limits_bandwidth: Mapped[bool] = mapped_column(default=False)  # proved: its kernel can
     created_at: Mapped[datetime] = mapped_column(default_factory=now)
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from innkeeper.contracts import Claim
 from innkeeper.db.models import DataDisk, Host, Operation, Server
 from innkeeper.db.session import transaction
-from innkeeper.domain.naming import POOL, disk_serial
+from innkeeper.domain.naming import disk_serial
 from innkeeper.errors import Conflict, NotFound, TransientError
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
@@ -118,8 +118,8 @@ def erase(disk_id: UUID) -> None:
         row = session.get(DataDisk, disk_id)
         if row is None or row.phase != "deleting":
             return
-        uri, volume = session.get_one(Host, row.host_id).uri, row.volume
-    storage.delete_volume(connect(uri), POOL, volume)
+        uri, pool, volume = session.get_one(Host, row.host_id).uri, row.pool, row.volume
+    storage.delete_volume(connect(uri), pool, volume)
     with transaction() as session:
         row = session.get(DataDisk, disk_id, with_for_update=True)
         if row is not None and row.phase == "deleting":

@@ -158,6 +158,11 @@ def _refuse_what_cannot_move(session: Session, server: Server) -> None:
             f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
             f"first (`innkeeper server flatten {server.name}`)."
         )
+    if lie := attachments.bound(session, server):
+        raise Conflict(
+            f"'{server.name}' has data disks in pools of its host ({', '.join(lie)}), which cannot "
+            "move: detach them first (`innkeeper disk detach`)."
+        )
 
 
 def _demand(session: Session, server: Server) -> Demand:

@@ -51,14 +51,18 @@ def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
 
 
 def data_gib(session: Session) -> dict[UUID, int]:
-    """Return how many GiB data disks hold of each host, attached or not; of two while they move."""
+    """Return how many GiB data disks hold of each host, attached or not; of two while they move.
+
+    Those in further pools of a host hold nothing of its disk.
+    """
     sizes = func.sum(DataDisk.size_gib)
-    rows = select(DataDisk.host_id, sizes).group_by(DataDisk.host_id)
+    usual = DataDisk.pool == naming.POOL
+    rows = select(DataDisk.host_id, sizes).where(usual).group_by(DataDisk.host_id)
     found = {host_id: int(total) for host_id, total in session.execute(rows).tuples()}
     beside = (
         select(Server.other_host_id, sizes)
         .join(DataDisk, DataDisk.server_id == Server.id)
-        .where(Server.other_host_id.is_not(None))
+        .where(Server.other_host_id.is_not(None), usual)
         .group_by(Server.other_host_id)
     )
     for host_id, total in session.execute(beside):

@@ -31,6 +31,7 @@ from innkeeper.images import shelf
 from innkeeper.services import operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
 from tasks import reconciliation
+from tests.flows.catalogue import FURTHER
 from tests.flows.stage import Stage
 
 
@@ -112,8 +113,10 @@ def disks_agree(stage: Stage, server_id: UUID) -> None:
         volumes: set[str] = set()
         with suppress(Absent):  # no server was ever placed there
             volumes = {n for n in storage.volume_names(conn, POOL) if disk_of(n)}
-        assert volumes == {row.volume for row in there}
-        assert all(storage.capacity(conn, POOL, r.volume) == r.size_gib << 30 for r in there)
+        assert volumes == {row.volume for row in there if row.pool == POOL}
+        beside = {n for n in storage.volume_names(conn, FURTHER) if disk_of(n)}
+        assert beside == {row.volume for row in there if row.pool == FURTHER}
+        assert all(storage.capacity(conn, r.pool, r.volume) == r.size_gib << 30 for r in there)
         if guest.power_state(conn, server_id) is not None:
             assert adapter.serials(conn, server_id, defined=True) == own
             order = {r.target: r.boot_order for r in rows if r.server_id == server_id}
@@ -138,7 +141,8 @@ def room_agrees(stage: Stage) -> None:
         frozen = session.query(Snapshot).filter(Snapshot.volume.is_not(None)).all()
         for host in session.query(Host):
             here = {row.id: row.disk_gib for row in placed if row.host_id == host.id}
-            beside = sum(row.size_gib for row in data if row.host_id == host.id)
+            usual = [row for row in data if row.host_id == host.id and row.pool == POOL]
+            beside = sum(row.size_gib for row in usual)
             kept = [row for row in frozen if row.server_id in here]
             files = {name for row in kept for name in (row.volume, row.memory_volume) if name}
             uri = stage.hosts.get(host.name, host.uri)

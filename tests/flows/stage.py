@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
@@ -24,8 +24,7 @@ from sabotage import Point
 
 from innkeeper import dispatch
 from innkeeper.db import migrate
-from innkeeper.db.models import Host, Image, Plan, Project, Quota
-from innkeeper.db.session import engine_for, transaction
+from innkeeper.db.session import engine_for
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
 from innkeeper.domain.naming import POOL, server_of
@@ -51,6 +50,7 @@ from innkeeper.services import accept, disks, identity, operations, reconcile, s
 from innkeeper.services.views import DiskView, OperationView
 from innkeeper.settings import settings
 from tasks import reconciliation
+from tests.flows.catalogue import FURTHER, catalogue
 
 SILENCE = 0.2
 _BARE = {Verb.REBUILD, Verb.RESIZE, Verb.SHELVE, Verb.UNSHELVE}
@@ -133,8 +133,8 @@ class Stage:
             self.standing = None  # they are in its way
         if verb in _APART and self.standing and self.has_devices():
             self.standing = None
-        if verb is Verb.MIGRATE and self.standing and servers.get(self.standing).nics[1:]:
-            self.standing = None  # its further cards are
+        if verb is Verb.MIGRATE and self.standing and self.is_bound():
+            self.standing = None
         if self.standing is None:
             view = self.create()
             sabotage.hasten(Verb.CREATE, view.id)
@@ -220,6 +220,12 @@ class Stage:
             return DeleteSnapshotRequest(snapshot=middle)
         return None
 
+    def is_bound(self) -> bool:
+        """Tell whether further cards, or disks in a further pool, keep it on its host."""
+        assert self.standing is not None
+        view = servers.get(self.standing)
+        return bool(view.nics[1:]) or any(disk.pool == FURTHER for disk in view.disks)
+
     def fill(self) -> None:
         """Give the standing server what its deletion has to remove, or to keep."""
         assert self.standing is not None
@@ -278,7 +284,8 @@ class Stage:
         there = [view for view in disks.page(limit=100).items if view.host == here]
         if kept := [view for view in there if view.phase == "available"]:
             return AttachDiskRequest(name=kept[0].name, iops=7)
-        return AttachDiskRequest(name=f"disk-{uuid4().hex[:8]}", size_gib=2, format="raw")
+        name = f"disk-{uuid4().hex[:8]}"
+        return AttachDiskRequest(name=name, size_gib=2, format="raw", pool=FURTHER)
 
     def attach(self, **fields: bool) -> DiskView:
         """Give the standing server a new disk."""
@@ -334,8 +341,10 @@ def stage(prefect_server: str) -> Iterator[Stage]:
             hosts = dict(zip(("alpha", "beta"), uris, strict=True))
             # The test driver forgets all when nobody looks.
             keepers = [libvirt.open(uri) for uri in uris]
+            for keeper in keepers:
+                storage.ensure_pool(keeper, FURTHER, f"/innkeeper-{FURTHER}")
             migrate.upgrade()
-            made = Stage(_catalogue(place, hosts), hosts, sabotage.context())
+            made = Stage(catalogue(place, hosts), hosts, sabotage.context())
             patch.setattr(dispatch, "dispatch", lambda view: made.run(view.verb, view.id))
             yield made
             for keeper, uri in zip(keepers, uris, strict=True):
@@ -353,44 +362,3 @@ def _forget() -> None:
     engine_for.cache_clear()
     identity.public_key.cache_clear()
     settings.cache_clear()
-
-
-def _catalogue(place: Path, uris: Mapping[str, str]) -> UUID:
-    disk = place / "disk.qcow2"
-    disk.write_bytes(b"QFI\xfb" + bytes(4092))
-    project = Project(name="default")
-    project.quota = Quota(
-        project_id=project.id,
-        servers=-1,
-        vcpus=-1,
-        memory_mib=-1,
-        disk_gib=-1,
-        snapshots=-1,
-        snapshot_gib=-1,
-    )
-    image = Image(
-        name="debian",
-        source="file:///debian.qcow2",
-        phase="ready",
-        sha256="5f" * 32,
-        path=str(disk),
-        virtual_size_bytes=1 << 30,
-    )
-    hosts = [
-        Host(
-            name=name,
-            uri=uri,
-            channel=f"simulated:{name}",
-            edge_address="127.0.0.1",
-            pool_path="/innkeeper-pool",
-            vcpus=512,
-            memory_mib=1 << 20,
-            disk_gib=1 << 16,
-            virt_type="test",
-        )
-        for name, uri in uris.items()
-    ]
-    with transaction() as session:
-        session.add_all([project, image, *hosts])
-        session.add(Plan(name="tiny", vcpus=1, memory_mib=192, disk_gib=1))
-    return project.id

@@ -44,6 +44,7 @@ from innkeeper.errors import Conflict, NoHostFits
 from innkeeper.services import accept, disks, operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
 from tests.flows import test_kill_matrix as matrix
+from tests.flows.catalogue import FURTHER
 from tests.flows.settled import room_agrees, settled
 from tests.flows.stage import BODIES, ON_CARDS, ON_DISKS, Stage, stage
 
@@ -114,6 +115,7 @@ def _disk(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
         size_gib=data.draw(st.integers(1, 3), label="size"),
         delete_on_server_delete=data.draw(st.booleans(), label="goes with its server"),
         format=data.draw(st.sampled_from(FORMATS), label="format"),
+        pool=data.draw(st.sampled_from([None, FURTHER]), label="pool"),
         boot_order=data.draw(st.sampled_from([None, 1, 2]), label="boot order"),
     )
 
