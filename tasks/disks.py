@@ -1,7 +1,6 @@
 """Data disks: made, plugged in, taken out, kept or deleted; live where a guest runs."""
 
 from innkeeper.domain.diskspecs import DetachDiskRequest
-from innkeeper.domain.naming import POOL
 from innkeeper.errors import PermanentError
 from innkeeper.hypervisor import disks as adapter
 from innkeeper.hypervisor import storage
@@ -33,9 +32,9 @@ def make_disk(b: Blueprint) -> str:
     """Create the empty volume; of a kept disk see that it is there. Its row was there before."""
     connection, disk = connect(b.host.uri), b.data.one
     if _new(b):
-        storage.ensure_volume(connection, POOL, disk.volume, disk.size_bytes, fmt=disk.format)
+        storage.ensure_volume(connection, disk.pool, disk.volume, disk.size_bytes, fmt=disk.format)
         return f"{disk.volume} of {disk.size_gib} GiB"
-    storage.volume_path(connection, POOL, disk.volume)
+    storage.volume_path(connection, disk.pool, disk.volume)
     return f"{disk.volume} is there"
 
 
@@ -49,7 +48,7 @@ def unmake_disk(b: Blueprint) -> str:
         raise DiskInUse(
             f"{b.name} still has disk '{disk.name}': detach it (`innkeeper disk detach`)."
         )
-    storage.delete_volume(connect(b.host.uri), POOL, disk.volume)
+    storage.delete_volume(connect(b.host.uri), disk.pool, disk.volume)
     return f"{disk.volume} deleted"
 
 

@@ -1,7 +1,6 @@
 """Growing a data disk: live where its guest runs. It never shrinks again."""
 
 from innkeeper.domain.diskspecs import GrowDiskRequest
-from innkeeper.domain.naming import POOL
 from innkeeper.hypervisor import disks as adapter
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
@@ -19,14 +18,15 @@ def grow_data_disk(b: Blueprint) -> str:
     if runs(b):
         adapter.grow(connection, b.server_id, disk.serial, disk.size_bytes)
     else:
-        storage.grow(connection, POOL, disk.volume, disk.size_bytes)
+        storage.grow(connection, disk.pool, disk.volume, disk.size_bytes)
     return f"{disk.size_gib} GiB"
 
 
 @grow_data_disk.undone_by
 def keep_grown_data_disk(b: Blueprint) -> str:
     """A disk does not shrink: if it has grown, that is its size from now on."""
-    there = storage.capacity(connect(b.host.uri), POOL, b.data.one.volume) >> 30
+    disk = b.data.one
+    there = storage.capacity(connect(b.host.uri), disk.pool, disk.volume) >> 30
     if there <= b.request["disk_before"]["size_gib"]:
         return "it has not grown"
     disks.keep_size(b.claim, there)

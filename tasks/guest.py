@@ -37,7 +37,7 @@ def runs(b: Blueprint) -> bool:
 def disk_spec(b: Blueprint, disk: DataDiskBlueprint) -> DiskSpec:
     """Return a data disk as the domain has it."""
     return DiskSpec(
-        path=storage.volume_path(connect(b.host.uri), POOL, disk.volume),
+        path=storage.volume_path(connect(b.host.uri), disk.pool, disk.volume),
         target=disk.target,
         format=disk.format,
         readonly=disk.read_only,

@@ -13,6 +13,7 @@ from pydantic import (
 )
 
 from innkeeper.domain.cards import BRIDGE, operators_bridge
+from innkeeper.domain.disks import POOL_NAME
 from innkeeper.domain.specs import Firmware, Line, MaintenanceWindow, Name, check_line
 from innkeeper.services.views import ApiKeyView, Role
 
@@ -114,6 +115,20 @@ class HostChange(Body):
     ) = Field(
         default=None,
         description="Bridges of the host that network cards may be on; a VLAN's is BRIDGE.TAG",
+    )
+    pools: (
+        Annotated[
+            dict[
+                Annotated[str, StringConstraints(pattern=POOL_NAME)],
+                Annotated[int, Field(ge=0, le=_LARGEST)],
+            ],
+            Field(max_length=16),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Further pools of the host that data disks may lie in, with how many GiB of "
+        "them; 0: all that it has. A pool in which disks lie cannot be left out",
     )
     vcpus: Size | None = None
     memory_mib: Size | None = None

@@ -50,6 +50,9 @@ def attach(
         bool | None,
         typer.Option("--keep/--no-keep", help="Whether it stays when its server is deleted."),
     ] = None,
+    pool: Annotated[
+        str | None, typer.Option(help="Pool of the host for a new one, if not the usual one.")
+    ] = None,
     boot_order: Annotated[
         int | None,
         typer.Option(min=0, max=11, help="Boot from it: 1 first; 0: not, as usual."),
@@ -69,6 +72,7 @@ def attach(
         "iops": iops,
         "throughput_mib": throughput,
         "delete_on_server_delete": None if keep is None else not keep,
+        "pool": pool,
         "boot_order": boot_order,
     }
     body: Json = {"name": name}
@@ -171,6 +175,7 @@ def show(disk: DiskName, project: Project = None, output: Output = Format.TABLE)
             ("server", view.server),
             ("host", view.host),
             ("size", f"{view.size_gib} GiB, {view.format}"),
+            ("pool", view.pool),
             ("device", view.device),
             ("cache", view.cache),
             ("discard", "yes" if view.discard else "no"),

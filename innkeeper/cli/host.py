@@ -126,6 +126,28 @@ def bridges(
 
 
 @app.command()
+def pools(
+    name: HostName,
+    allowed: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[POOL[=GIB]]...", help="Without a size all that the pool has."),
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Allow data disks in these further storage pools of the host, and in no others."""
+    wanted = {}
+    for entry in allowed or []:
+        pool, _, gib = entry.partition("=")
+        if gib and not gib.isdecimal():
+            raise typer.BadParameter(f"'{entry}' has no size in GiB", param_hint="POOL[=GIB]")
+        wanted[pool] = int(gib or 0)
+    with connect() as client:
+        host_id = lookup.named(client, "host", name)["id"]
+        found = client.patch(f"/hosts/{host_id}", {"pools": wanted})
+    _print_one(found, output)
+
+
+@app.command()
 def drain(
     name: HostName,
     *,
@@ -187,6 +209,11 @@ def _state(host: HostView) -> str:
     return "up" if host.reachable else "unreachable"
 
 
+def _pools(host: HostView) -> list[str]:
+    used = host.reserved_pools
+    return [f"{name} {used.get(name, 0)} of {gib} GiB" for name, gib in host.pools.items()]
+
+
 def _print_one(found: Json, output: Format) -> None:
     if output is Format.JSON:
         out.emit_json(found)
@@ -205,6 +232,7 @@ def _print_one(found: Json, output: Format) -> None:
             ("type", host.virt_type),
             ("bridges", ", ".join(host.bridges) or None),
             ("UEFI guests", "yes" if host.uefi else "no firmware for them"),
+            ("further pools", ", ".join(_pools(host)) or None),
             ("vcpus", f"{host.reserved_vcpus} of {host.vcpus} (x {host.cpu_overcommit:g})"),
             ("memory", f"{memory} (x {host.memory_overcommit:g})"),
             ("disk", f"{host.reserved_disk_gib} of {host.disk_gib} GiB"),

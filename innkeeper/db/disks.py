@@ -65,4 +65,5 @@ class DataDisk(Base):
     throughput_mib: Mapped[int | None] = mapped_column(default=None)
     delete_on_server_delete: Mapped[bool] = mapped_column(default=True)
     boot_order: Mapped[int | None] = mapped_column(default=None)  # None: not booted from
+    pool: Mapped[str] = mapped_column(String(63), default="innkeeper")  # the host's usual one
     created_at: Mapped[datetime] = mapped_column(default_factory=now)

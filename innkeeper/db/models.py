@@ -80,6 +80,7 @@ class Host(Base):
     substrate_fingerprint: Mapped[str | None] = mapped_column(String(128), default=None)
     images: Mapped[list[Any]] = mapped_column(default_factory=list)
     bridges: Mapped[list[Any]] = mapped_column(default_factory=list)  # that cards may be on
+    pools: Mapped[dict[str, Any]] = mapped_column(default_factory=dict)  # GiB of further ones
     limits_bandwidth: Mapped[bool] = mapped_column(default=False)  # proved: its kernel can
     uefi: Mapped[bool] = mapped_column(default=True)  # has firmware for guests that boot by UEFI
     # What it said when it was last asked: processors, nodes, huge pages, what it was proved to do.

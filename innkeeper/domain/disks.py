@@ -7,6 +7,7 @@ from innkeeper.errors import Conflict, InvalidRequest
 
 Format = Literal["qcow2", "raw", "vmdk"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+POOL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MOST = 10
 LARGEST_GIB = 2048
 _LETTERS = "bcdefghijklmnopqrstuvwxy"

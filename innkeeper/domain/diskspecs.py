@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from innkeeper.domain.disks import LARGEST_GIB, MOST, Format
+from innkeeper.domain.disks import LARGEST_GIB, MOST, POOL_NAME, Format
 from innkeeper.domain.specs import Chosen, Name
 
 Cache = Literal["none", "writeback", "writethrough"]
@@ -42,6 +42,11 @@ class AttachDiskRequest(BaseModel):
     )
     delete_on_server_delete: bool | None = Field(
         default=None, description="false: when its server is deleted it is kept; usually true"
+    )
+    pool: str | None = Field(
+        default=None,
+        pattern=POOL_NAME,
+        description="Pool of the host that a new disk lies in: one that its operator has allowed",
     )
     boot_order: int | None = Field(
         default=None,

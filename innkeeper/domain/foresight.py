@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Status, Verb
+from innkeeper.domain.naming import POOL
 from innkeeper.domain.nicspecs import AttachNicRequest
 from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.planning import Change, Effect, Plan
@@ -331,6 +332,8 @@ def _attach_disk(world: World, body: BaseModel) -> Plan:
     name = asked.name if asked else ""
     kept = world.disk
     told = f"{kept.size_gib} GiB, as it was kept" if kept else f"{asked and asked.size_gib} GiB"
+    pool = kept.pool if kept else asked and asked.pool
+    told += f" in pool {pool}" if pool and pool != POOL else ""
     warnings = [] if kept else ["A new disk is empty: make a file system on it in the guest."]
     changes = [Change(Effect.LIVE, f"disk {name}", None, told)]
     if asked and asked.format == "vmdk":

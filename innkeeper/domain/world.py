@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from innkeeper.domain.lifecycle import Status
+from innkeeper.domain.naming import POOL
 from innkeeper.domain.planning import Change
 from innkeeper.domain.resizing import Resize, Shape
 
@@ -25,6 +26,7 @@ class DataDisk:
     size_gib: int
     goes_with_server: bool = True
     boot_order: int | None = None
+    pool: str = POOL
 
 
 @dataclass(frozen=True)

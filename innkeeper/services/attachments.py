@@ -29,7 +29,7 @@ from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.specs import RevertRequest, SnapshotRequest, SuspendRequest
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound
-from innkeeper.services import layering, reservations
+from innkeeper.services import layering, pools, reservations
 from innkeeper.services.devices import Devices
 
 _USUAL: dict[str, Any] = {
@@ -62,6 +62,7 @@ class DataDiskBlueprint:
     throughput_mib: int | None
     delete_on_server_delete: bool
     boot_order: int | None = None
+    pool: str = naming.POOL
 
     @property
     def serial(self) -> str:
@@ -163,13 +164,17 @@ def _attach(session: Session, server: Server, body: AttachDiskRequest) -> dict[s
     target = free_target([row.target or "" for row in others])
     places = {row.boot_order: row.name for row in others if row.boot_order}
     there = _live(session, server.project_id, body.name)
-    options = body.model_dump(exclude={"name", "size_gib"}, exclude_none=True)
+    options = body.model_dump(exclude={"name", "size_gib", "pool"}, exclude_none=True)
     if body.boot_order is not None:
         options["boot_order"] = body.boot_order or None
     place = options.get("boot_order", there.boot_order if there and not body.size_gib else None)
     if place:
         require_place(body.name, place, places)
     if body.size_gib is None:
+        if there is not None and body.pool not in {None, there.pool}:
+            raise InvalidRequest(
+                f"Disk '{body.name}' lies in pool '{there.pool}': that cannot be changed."
+            )
         return _attach_kept(session, server, body.name, there, target, options)
     taken = f"Disk '{body.name}' exists already: leave the size out to attach it, or name another."
     if there is not None:
@@ -181,7 +186,8 @@ def _attach(session: Session, server: Server, body: AttachDiskRequest) -> dict[s
             f"Host {host.name} takes nothing new, it is disabled: migrate '{server.name}' first "
             f"(`innkeeper server migrate {server.name}`), or wait until the host is enabled."
         )
-    _take(session, server, body.size_gib)
+    pool = body.pool or naming.POOL
+    _take(session, server, body.size_gib, pool)
     fmt = options.get("format", _USUAL["format"])
     disk_id, options = uuid4(), _USUAL | {"discard": discards(fmt)} | options
     session.add(
@@ -194,6 +200,7 @@ def _attach(session: Session, server: Server, body: AttachDiskRequest) -> dict[s
             volume=naming.data_volume(disk_id, options["format"]),
             target=target,
             size_gib=body.size_gib,
+            pool=pool,
             **options,
         )
     )
@@ -244,7 +251,7 @@ def _attach_kept(
 def _grow(session: Session, server: Server, body: GrowDiskRequest) -> dict[str, Any]:
     disk = _attached(session, server, body.disk)
     require_growth(disk.name, disk.format, disk.size_gib, body.size_gib)
-    _take(session, server, body.size_gib - disk.size_gib)
+    _take(session, server, body.size_gib - disk.size_gib, disk.pool)
     before, disk.size_gib = disk.size_gib, body.size_gib
     session.flush()
     return {"disk_id": str(disk.id), "disk_before": {"size_gib": before}}
@@ -254,11 +261,11 @@ def _host_of(session: Session, server: Server) -> Host:
     return session.get_one(Host, server.host_id)
 
 
-def _take(session: Session, server: Server, gib: int) -> None:
-    """See that project and host can give so many GiB.
+def _take(session: Session, server: Server, gib: int, pool: str) -> None:
+    """See that project and pool can give so many GiB.
 
     Raises:
-        QuotaExceeded, NoHostFits: they cannot.
+        QuotaExceeded, NoHostFits, InvalidRequest: they cannot.
     """
     quota = session.get_one(Project, server.project_id).quota
     require_within(
@@ -268,6 +275,9 @@ def _take(session: Session, server: Server, gib: int) -> None:
     )
     capacities = reservations.capacities(session, lock=True)
     host = next(one for one in capacities if one.host_id == server.host_id)
+    if pool != naming.POOL:
+        pools.require_room(session, _host_of(session, server), pool, gib)
+        return
     if gib > host.free.disk_gib:
         raise NoHostFits(
             f"Host {host.name} cannot give this ({gib} more GiB of disk asked, "
@@ -309,6 +319,12 @@ def _refuse_saving(session: Session, server: Server) -> None:
             "memory of a guest with such ones: suspend it with mode 'pause', or detach them first "
             "(`innkeeper disk detach`)."
         )
+
+
+def bound(session: Session, server: Server) -> list[str]:
+    """Return a server's disks that lie in further pools of its host: other hosts have others."""
+    rows = held_by(session, server)
+    return [f"{row.name} in {row.pool}" for row in rows if row.pool != naming.POOL]
 
 
 def staying(session: Session, server: Server) -> list[str]:

@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 from innkeeper.db.models import DataDisk, Host, Project
 from innkeeper.domain import foresight as rules
 from innkeeper.domain import planning
+from innkeeper.domain.naming import POOL
 from innkeeper.domain.planning import DELETE_DISK
 from innkeeper.services import binding, layering, reservations
 from innkeeper.services.planning import ACT, Foreseen, Foresight, quota_room
@@ -51,7 +52,7 @@ def tell(session: Session, disk: DataDisk, foresight: Foresight) -> None:
                 name=host.name,
                 free_vcpus=free.vcpus,
                 free_memory_mib=free.memory_mib,
-                free_disk_gib=free.disk_gib + disk.size_gib,
+                free_disk_gib=free.disk_gib + (disk.size_gib if disk.pool == POOL else 0),
             ),
             quota=quota_room(
                 quota,

@@ -12,7 +12,7 @@ from sqlalchemy.sql import ColumnElement
 from innkeeper.contracts import Claim
 from innkeeper.db.models import Artifact, DataDisk, Host, Operation, Server
 from innkeeper.db.session import transaction
-from innkeeper.domain.naming import POOL, disk_serial
+from innkeeper.domain.naming import disk_serial
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import Conflict, NotFound, TransientError
 from innkeeper.hypervisor import storage
@@ -124,13 +124,13 @@ def erase(disk_id: UUID) -> None:
         row = session.get(DataDisk, disk_id)
         if row is None or row.phase != "deleting":
             return
-        host, volume = session.get_one(Host, row.host_id), row.volume
+        host, pool, volume = session.get_one(Host, row.host_id), row.pool, row.volume
         there = _copy_on(row.host_id, volume)
         owner = session.get(Server, row.server_id) if row.server_id else None
         shelved = owner is not None and not owner.placed
         asked = not shelved or session.scalar(select(Artifact.id).where(*there)) is not None
     if asked:
-        storage.delete_volume(connect(host.uri), POOL, volume)
+        storage.delete_volume(connect(host.uri), pool, volume)
     with transaction() as session:
         row = session.get(DataDisk, disk_id, with_for_update=True)
         if row is not None and row.phase == "deleting":

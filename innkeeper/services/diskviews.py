@@ -29,6 +29,7 @@ class DiskView(View):
     throughput_mib: int | None
     delete_on_server_delete: bool
     boot_order: int | None = None
+    pool: str = "innkeeper"
     created_at: datetime
 
 

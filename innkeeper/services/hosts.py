@@ -1,7 +1,7 @@
 """Hosts: register, list, change and remove; the size is asked of the host itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -23,12 +23,13 @@ from innkeeper.db.models import (
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
+from innkeeper.domain.placement import Demand
 from innkeeper.errors import Conflict, InnkeeperError, NotFound
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import firmware
 from innkeeper.hypervisor.connection import connect
-from innkeeper.services import events, probe, reservations, substrates, whereabouts
+from innkeeper.services import events, pools, probe, reservations, substrates, whereabouts
 from innkeeper.services.views import HostView
 from innkeeper.settings import settings
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate
@@ -45,6 +46,7 @@ class _Use:
     memory_mib: int = 0
     disk_gib: int = 0
     servers: int = 0
+    pools: dict[str, int] = field(default_factory=dict)
 
 
 def add(
@@ -132,10 +134,16 @@ def update(host_id: UUID, changes: dict[str, Any], *, actor: str = "system") -> 
 
     Raises:
         NotFound: there is no such host.
+        InvalidRequest: it has no such pool.
+        Conflict: disks lie in a pool that is left out.
     """
     changes = changes | _firmware(host_id) if changes.get("enabled") else changes
+    if "pools" in changes:
+        changes = changes | {"pools": pools.checked(host_id, changes["pools"])}
     with transaction() as session:
         host = _found(session, host_id, lock=True)
+        if "pools" in changes:
+            pools.require_unused(session, host, changes["pools"])
         before = {name: getattr(host, name) for name in changes}
         changed = {name: value for name, value in changes.items() if value != before[name]}
         for name, value in changed.items():
@@ -253,10 +261,15 @@ def _found(session: Session, host_id: UUID, *, lock: bool = False) -> Host:
 
 
 def _held(session: Session) -> dict[UUID, _Use]:
-    return {
-        host_id: _Use(held.vcpus, held.memory_mib, held.disk_gib, servers)
-        for host_id, (held, servers) in reservations.held_by_host(session).items()
-    }
+    further = pools.held(session)
+    nothing = Demand(0, 0, 0), 0
+    by_host = reservations.held_by_host(session)
+    found = {}
+    for host_id in by_host | further:
+        held, servers = by_host.get(host_id, nothing)
+        sizes = (held.vcpus, held.memory_mib, held.disk_gib, servers)
+        found[host_id] = _Use(*sizes, pools=further.get(host_id, {}))
+    return found
 
 
 def _view(host: Host, use: _Use) -> HostView:
@@ -266,5 +279,6 @@ def _view(host: Host, use: _Use) -> HostView:
             "reserved_memory_mib": use.memory_mib,
             "reserved_disk_gib": use.disk_gib,
             "servers": use.servers,
+            "reserved_pools": use.pools,
         }
     )

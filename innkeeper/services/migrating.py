@@ -43,7 +43,7 @@ def prepare(
     """
     if not isinstance(body, MigrateRequest):
         return {}
-    shelving.refuse_linked(session, server)
+    shelving.refuse_bound(session, server)
     runs = server.status == Status.ACTIVE
     if body.mode == "live" and not runs:
         raise InvalidRequest(

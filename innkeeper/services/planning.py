@@ -18,6 +18,7 @@ from innkeeper.domain import planning
 from innkeeper.domain.diskspecs import DetachDiskRequest
 from innkeeper.domain.foresight import foresee
 from innkeeper.domain.lifecycle import BIRTHS, Status, Verb
+from innkeeper.domain.naming import POOL
 from innkeeper.domain.quotas import Amounts, NetworkAmounts, SnapshotAmounts
 from innkeeper.domain.specs import CloneRequest
 from innkeeper.domain.steps import STEPS
@@ -140,7 +141,8 @@ def _told(view: NicView) -> str:
 
 
 def _data_disk(row: DataDiskRow) -> DataDisk:
-    return DataDisk(row.name, row.size_gib, row.delete_on_server_delete, row.boot_order)
+    keys = (row.size_gib, row.delete_on_server_delete, row.boot_order, row.pool)
+    return DataDisk(row.name, *keys)
 
 
 def tell(session: Session, seen: Prospect | None, server: Server, operation: Operation) -> None:
@@ -178,7 +180,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
             server=server.name,
             changes=[ChangeView.model_validate(change) for change in plan.changes],
             interruption=plan.interruption,
-            host=_host(session, server, verb, back),
+            host=_host(session, server, verb, back, _elsewhere(verb, world, back[3])),
             quota=quota_room(
                 session.get_one(Project, server.project_id).quota,
                 reservations.reserved_by_project(session, server.project_id),
@@ -215,6 +217,15 @@ def _erased(world: World) -> int:
     return sum(disk.size_gib for disk in world.disks if disk.goes_with_server)
 
 
+def _elsewhere(verb: Verb, world: World, disk_gib: int) -> int:
+    """Return what of the disk that is given back was never the host's usual pool's."""
+    if verb is Verb.DELETE:
+        gone = [disk for disk in world.disks if disk.goes_with_server]
+        return sum(disk.size_gib for disk in gone if disk.pool != POOL)
+    apart = verb is Verb.DETACH_DISK and world.disk is not None and world.disk.pool != POOL
+    return disk_gib if apart else 0
+
+
 def _given_back(
     verb: Verb, world: World, server: Server, body: BaseModel
 ) -> tuple[int, int, int, int]:
@@ -234,9 +245,9 @@ def _given_back(
 
 
 def _host(
-    session: Session, server: Server, verb: Verb, back: tuple[int, int, int, int]
+    session: Session, server: Server, verb: Verb, back: tuple[int, int, int, int], apart: int
 ) -> HostRoom | None:
-    disk_gib = back[3]
+    disk_gib = back[3] - apart
     if verb is Verb.SHELVE:  # the project's still, but not on a host
         data = sum(row.size_gib for row in attachments.held_by(session, server))
         disk_gib = resizing.demand_of(server).disk_gib + data

@@ -60,20 +60,21 @@ def is_on_host() -> ColumnElement[bool]:
 def data_gib(session: Session) -> dict[UUID, int]:
     """Return how many GiB data disks hold of each host, attached or not; of two while they move.
 
-    Those of shelved servers hold nothing of any.
+    Those of shelved servers hold nothing of any, those in further pools nothing of its disk.
     """
     sizes = func.sum(DataDisk.size_gib)
+    usual = DataDisk.pool == naming.POOL
     rows = (
         select(DataDisk.host_id, sizes)
         .outerjoin(Server, Server.id == DataDisk.server_id)
-        .where(is_on_host())
+        .where(usual, is_on_host())
         .group_by(DataDisk.host_id)
     )
     found = {host_id: int(total) for host_id, total in session.execute(rows).tuples()}
     beside = (
         select(Server.other_host_id, sizes)
         .join(DataDisk, DataDisk.server_id == Server.id)
-        .where(Server.other_host_id.is_not(None))
+        .where(Server.other_host_id.is_not(None), usual)
         .group_by(Server.other_host_id)
     )
     for host_id, total in session.execute(beside):

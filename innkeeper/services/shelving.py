@@ -35,21 +35,26 @@ def prepare(session: Session, server: Server, body: BaseModel) -> dict[str, Any]
         QuotaExceeded, NoHostFits, NotFound: nothing was reserved.
     """
     if isinstance(body, ShelveRequest):
-        refuse_linked(session, server)
+        refuse_bound(session, server)
     return _unshelve(session, server, body) if isinstance(body, UnshelveRequest) else {}
 
 
-def refuse_linked(session: Session, server: Server) -> None:
-    """Refuse to take away a disk that stands on another server's.
+def refuse_bound(session: Session, server: Server) -> None:
+    """Refuse to take away what cannot leave its host.
 
     Raises:
-        Conflict: it does.
+        Conflict: its disk stands on another server's, or disks lie in further pools there.
     """
     of_server = select(Disk.id).where(Disk.server_id == server.id)
     if session.scalar(of_server.where(Disk.base_snapshot_id.is_not(None)).limit(1)):
         raise Conflict(
             f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
             f"first (`innkeeper server flatten {server.name}`)."
+        )
+    if lie := attachments.bound(session, server):
+        raise Conflict(
+            f"'{server.name}' has data disks in pools of its host ({', '.join(lie)}), which cannot "
+            "leave it: detach them first (`innkeeper disk detach`)."
         )
 
 

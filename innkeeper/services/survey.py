@@ -132,7 +132,11 @@ def survey(host_id: UUID) -> list[Finding]:
     volumes = _volume_names(expected.host.uri)
     findings = _domains(expected, owned)
     findings += _volumes(expected, volumes)
-    findings += _data_disks(expected, volumes, {domain.server_id for domain in owned})
+    findings += _data_disks(
+        expected,
+        {POOL: volumes} | _further(expected),
+        {domain.server_id for domain in owned},
+    )
     findings += _copies(expected, volumes)
     findings += _cards(expected, {domain.server_id for domain in owned})
     findings += _unused_networks(expected)
@@ -143,9 +147,15 @@ def survey(host_id: UUID) -> list[Finding]:
     return findings
 
 
-def _volume_names(uri: str) -> list[str]:
+def _further(expected: Expectation) -> dict[str, list[str]]:
+    """Return the files in further pools of the host, of those with data disks."""
+    uri, pools = expected.host.uri, {disk.pool for disk in expected.data_disks} - {POOL}
+    return {pool: _volume_names(uri, pool) for pool in pools}
+
+
+def _volume_names(uri: str, pool: str = POOL) -> list[str]:
     try:
-        return storage.volume_names(connect(uri), POOL)
+        return storage.volume_names(connect(uri), pool)
     except Absent:  # no server was ever placed there
         return []
 
@@ -193,7 +203,9 @@ def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
     return found
 
 
-def _data_disks(expected: Expectation, names: list[str], domains: set[UUID]) -> list[Finding]:
+def _data_disks(
+    expected: Expectation, names: dict[str, list[str]], domains: set[UUID]
+) -> list[Finding]:
     """Find data disks that are to go, that are gone, or that a server's domain does not tell of."""
     found, host = [], expected.host.name
     serials = {disk_serial(disk.id): disk for disk in expected.data_disks}
@@ -204,7 +216,7 @@ def _data_disks(expected: Expectation, names: list[str], domains: set[UUID]) -> 
         if disk.phase == "deleting":
             why = "it was to be deleted, and is still there"
             found.append(Finding(host, DATA_DISK, disk.volume, why, reapable=True))
-        elif disk.volume not in names:
+        elif disk.volume not in names[disk.pool]:
             found.append(Finding(host, DATA_DISK, disk.volume, f"missing, though {disk.phase}"))
     # Only domains of servers with disks are asked: asking each of thousands would take long.
     for server_id in domains & {disk.server_id for disk in expected.data_disks if disk.server_id}:

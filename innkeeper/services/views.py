@@ -179,7 +179,7 @@ class ResourcesView(View):
 
 
 class HostView(View):
-    """A host, its size and what is reserved of it."""
+    """A host, its size and what is reserved of it; `pools` are further ones, in GiB."""
 
     id: UUID
     name: str
@@ -197,6 +197,8 @@ class HostView(View):
     reachable: bool
     uefi: bool
     bridges: list[str] = Field(default_factory=list)
+    pools: dict[str, int] = Field(default_factory=dict)
+    reserved_pools: dict[str, int] = Field(default_factory=dict)
     reserved_vcpus: int = 0
     reserved_memory_mib: int = 0
     reserved_disk_gib: int = 0

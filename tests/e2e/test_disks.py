@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from benchmarks.create_steps import seconds_between
 from e2e.estate import Estate, eventually, unique
 from innkeeper.cli.client import Json
 from innkeeper.cli.failures import CliFailure
+from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
 
 DEATH_SECONDS = 120.0
@@ -153,16 +155,34 @@ def test_it_grows_with_the_file_system_on_it(life: Life) -> None:
         life.estate.act(life.two, "grow-disk", disk="data", size_gib=2)
 
 
-def test_it_is_there_after_a_stop_a_rebuild_and_a_night(life: Life) -> None:
+@pytest.fixture
+def second(life: Life) -> Iterator[Path]:
+    """Have another pool on the host, as its operator makes one; return its folder."""
+    host = life.estate.host(life.two["host"])
+    conn, folder = connect(host.uri), Path(host.pool_path).with_name("second")
+    storage.ensure_pool(conn, "second", folder)
+    life.estate.cli("host", "pools", host.name, "second=3")
+    yield folder
+    life.estate.cli("host", "pools", host.name)
+    pool = connect(host.uri).storagePoolLookupByName("second")
+    pool.destroy()
+    pool.undefine()
+
+
+def test_it_is_there_after_a_stop_a_rebuild_and_a_night(life: Life, second: Path) -> None:
     digest = life.sh(life.two, f"sha256sum {FILE}")
     life.do(life.two, "stop")
-    life.do(life.two, "attach-disk", name="more", size_gib=1, format="raw", read_only=True)
+    more = {"name": "more", "format": "raw", "read_only": True, "pool": "second"}
+    with pytest.raises(CliFailure, match=r"Pool 'second' of host .*4 more GiB .*3 free"):
+        life.estate.act(life.two, "attach-disk", size_gib=4, **more)
+    life.do(life.two, "attach-disk", size_gib=1, **more)
+    assert [path.suffix for path in second.iterdir()] == [".raw"]
     life.do(life.two, "grow-disk", disk="more", size_gib=2)
     life.do(life.two, "rebuild")
     life.mount(life.two)
     assert life.sh(life.two, f"sha256sum {FILE}") == digest
-    more = life.device(life.two, "more").rpartition("/")[2]
-    told = life.sh(life.two, f"cat /sys/block/{more}/size /sys/block/{more}/ro")
+    device = life.device(life.two, "more").rpartition("/")[2]
+    told = life.sh(life.two, f"cat /sys/block/{device}/size /sys/block/{device}/ro")
     assert told.split() == [str(2 << 21), "1"]
     life.do(life.two, "suspend")
     life.do(life.two, "resume")
@@ -171,6 +191,7 @@ def test_it_is_there_after_a_stop_a_rebuild_and_a_night(life: Life) -> None:
     with pytest.raises(CliFailure, match=r"data disks \(data, more\) and cannot shelve"):
         life.estate.act(life.two, "shelve")
     life.do(life.two, "detach-disk", disk="more", keep=False)
+    assert list(second.iterdir()) == []
     life.sh(life.two, f"umount {PLACE}")
 
 

@@ -27,10 +27,12 @@ from innkeeper.hypervisor import disks as adapter
 from innkeeper.hypervisor import guest, network, nics, shape, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
+from innkeeper.hypervisor.xml.element import parse
 from innkeeper.images import shelf
 from innkeeper.services import operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
 from tasks import reconciliation
+from tests.flows.catalogue import FURTHER
 from tests.flows.stage import Stage
 
 
@@ -117,10 +119,23 @@ def disks_agree(stage: Stage, server_id: UUID) -> None:
         volumes: set[str] = set()
         with suppress(Absent):  # no server was ever placed there
             volumes = {n for n in storage.volume_names(conn, POOL) if disk_of(n)}
-        assert volumes == {row.volume for row in there}
-        assert all(storage.capacity(conn, POOL, r.volume) == r.size_gib << 30 for r in there)
+        assert volumes == {row.volume for row in there if row.pool == POOL}
+        beside = {n for n in storage.volume_names(conn, FURTHER) if disk_of(n)}
+        assert beside == {row.volume for row in there if row.pool == FURTHER}
+        assert all(storage.capacity(conn, r.pool, r.volume) == r.size_gib << 30 for r in there)
         if guest.power_state(conn, server_id) is not None:
             assert adapter.serials(conn, server_id, defined=True) == own
+            order = {r.target: r.boot_order for r in rows if r.server_id == server_id}
+            assert boots(conn, server_id) == {n: o for n, o in order.items() if o}
+
+
+def boots(conn: libvirt.virConnect, server_id: UUID) -> dict[str | None, int]:
+    """Return the data disks that a domain is defined to boot from, and their places."""
+    domain = conn.lookupByUUIDString(str(server_id))
+    found = parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).iterfind("devices/disk[boot]")
+    places = {d.find("target").get("dev"): int(d.find("boot").get("order")) for d in found}  # type: ignore[union-attr, arg-type]
+    assert bool(places) == bool(places.pop("vda", 0)), "the root disk has a place, too, or none has"
+    return places
 
 
 def room_agrees(stage: Stage) -> None:
@@ -133,7 +148,8 @@ def room_agrees(stage: Stage) -> None:
         frozen = session.query(Snapshot).filter(Snapshot.volume.is_not(None)).all()
         for host in session.query(Host):
             here = {row.id: row.disk_gib for row in placed if row.host_id == host.id}
-            beside = sum(row.size_gib for row in data if row.host_id == host.id)
+            usual = [row for row in data if row.host_id == host.id and row.pool == POOL]
+            beside = sum(row.size_gib for row in usual)
             kept = [row for row in frozen if row.server_id in here]
             files = {name for row in kept for name in (row.volume, row.memory_volume) if name}
             uri = stage.hosts.get(host.name, host.uri)

@@ -8,12 +8,12 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID, uuid4
 
 import libvirt
@@ -24,8 +24,7 @@ from sabotage import Point
 
 from innkeeper import dispatch
 from innkeeper.db import migrate
-from innkeeper.db.models import Host, Image, Plan, Project, Quota
-from innkeeper.db.session import engine_for, transaction
+from innkeeper.db.session import engine_for
 from innkeeper.domain.backing import MemoryTuning
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
@@ -49,9 +48,10 @@ from innkeeper.hypervisor.errors import Absent
 from innkeeper.hypervisor.guest import OwnedDomain
 from innkeeper.lab.fleet import Lab
 from innkeeper.services import accept, disks, identity, operations, reconcile, servers, snapshots
-from innkeeper.services.views import DiskView, OperationView, ServerView
+from innkeeper.services.views import DiskView, OperationView
 from innkeeper.settings import settings
 from tasks import reconciliation
+from tests.flows.catalogue import FURTHER, catalogue
 
 SILENCE = 0.2
 _BARE = {Verb.REBUILD, Verb.RESIZE}
@@ -133,7 +133,7 @@ class Stage:
             self.standing = None  # they are in its way
         if verb in _APART and self.standing and self.has_devices():
             self.standing = None
-        if self.standing and verb in _ALONG and self._has_cards_alone(servers.get(self.standing)):
+        if verb in _ALONG and self.standing and self.is_bound():
             self.standing = None
         if self.standing is None:
             view = self.create()
@@ -155,11 +155,6 @@ class Stage:
         if verb is Verb.DELETE:
             self.standing = None
         return self.request(verb, server_id, body)
-
-    @staticmethod
-    def _has_cards_alone(standing: ServerView) -> bool:
-        """Tell whether it has cards, which are in the way of memories, but nothing to show yet."""
-        return bool(standing.nics[1:]) and not standing.disks
 
     def request(self, verb: Verb, server_id: UUID, body: BaseModel | None) -> OperationView:
         """Have a verb on that server accepted; a clone makes another one."""
@@ -233,9 +228,16 @@ class Stage:
         self.snapshot()
         self.snapshot()
         self.attach()
-        self.do(Verb.ATTACH_DISK, self.disk(read_only=True))
+        self.attach(format="raw", read_only=True)
         self.plug_in("backend")
         self.plug_in(None)
+
+    def is_bound(self) -> bool:
+        """Tell whether a disk keeps it on its host, or cards alone are there: no memory then."""
+        assert self.standing is not None
+        view = servers.get(self.standing)
+        bare = bool(view.nics[1:]) and not view.disks
+        return bare or any(disk.pool == FURTHER for disk in view.disks)
 
     def fill(self) -> None:
         """Give the standing server what its deletion has to remove, or to keep."""
@@ -288,17 +290,17 @@ class Stage:
             self.do(Verb.ATTACH_NIC, self.card(isolated))
         return servers.get(self.standing).nics[-1].name
 
-    def disk(self, **fields: bool) -> AttachDiskRequest:
+    def disk(self) -> AttachDiskRequest:
         """Return a request for a kept disk, if there is one, or for a new raw one."""
         assert self.standing is not None
         here = servers.get(self.standing).host
         there = [view for view in disks.page(limit=100).items if view.host == here]
         if kept := [view for view in there if view.phase == "available"]:
-            return AttachDiskRequest(name=kept[0].name, iops=7, **fields)
+            return AttachDiskRequest(name=kept[0].name, iops=7)
         name = f"disk-{uuid4().hex[:8]}"
-        return AttachDiskRequest(name=name, size_gib=2, format="raw", **fields)
+        return AttachDiskRequest(name=name, size_gib=2, format="raw", pool=FURTHER)
 
-    def attach(self, **fields: bool) -> DiskView:
+    def attach(self, **fields: Any) -> DiskView:
         """Give the standing server a new disk."""
         assert self.standing is not None
         body = AttachDiskRequest(name=f"disk-{uuid4().hex[:8]}", size_gib=1, **fields)
@@ -352,8 +354,10 @@ def stage(prefect_server: str) -> Iterator[Stage]:
             hosts = dict(zip(("alpha", "beta"), uris, strict=True))
             # The test driver forgets all when nobody looks.
             keepers = [libvirt.open(uri) for uri in uris]
+            for keeper in keepers:
+                storage.ensure_pool(keeper, FURTHER, f"/innkeeper-{FURTHER}")
             migrate.upgrade()
-            made = Stage(_catalogue(place, hosts), hosts, sabotage.context())
+            made = Stage(catalogue(place, hosts), hosts, sabotage.context())
             patch.setattr(dispatch, "dispatch", lambda view: made.run(view.verb, view.id))
             yield made
             for keeper, uri in zip(keepers, uris, strict=True):
@@ -371,45 +375,3 @@ def _forget() -> None:
     engine_for.cache_clear()
     identity.public_key.cache_clear()
     settings.cache_clear()
-
-
-def _catalogue(place: Path, uris: Mapping[str, str]) -> UUID:
-    disk = place / "disk.qcow2"
-    disk.write_bytes(b"QFI\xfb" + bytes(4092))
-    project = Project(name="default")
-    project.quota = Quota(
-        project_id=project.id,
-        servers=-1,
-        vcpus=-1,
-        memory_mib=-1,
-        disk_gib=-1,
-        snapshots=-1,
-        snapshot_gib=-1,
-        isolated_networks=-1,
-    )
-    image = Image(
-        name="debian",
-        source="file:///debian.qcow2",
-        phase="ready",
-        sha256="5f" * 32,
-        path=str(disk),
-        virtual_size_bytes=1 << 30,
-    )
-    hosts = [
-        Host(
-            name=name,
-            uri=uri,
-            channel=f"simulated:{name}",
-            edge_address="127.0.0.1",
-            pool_path="/innkeeper-pool",
-            vcpus=512,
-            memory_mib=1 << 20,
-            disk_gib=1 << 16,
-            virt_type="test",
-        )
-        for name, uri in uris.items()
-    ]
-    with transaction() as session:
-        session.add_all([project, image, *hosts])
-        session.add(Plan(name="tiny", vcpus=1, memory_mib=192, disk_gib=1))
-    return project.id

@@ -27,6 +27,7 @@ from sqlalchemy import select
 from innkeeper.contracts import REQUESTS
 from innkeeper.db.models import DataDisk, Server
 from innkeeper.db.session import transaction
+from innkeeper.domain.disks import FORMATS
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb, allowed_verbs
 from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
@@ -43,6 +44,7 @@ from innkeeper.errors import Conflict, NoHostFits
 from innkeeper.services import accept, disks, operations, reservations, servers, snapshots, survey
 from innkeeper.services.views import OperationView
 from tests.flows import test_kill_matrix as matrix
+from tests.flows.catalogue import FURTHER
 from tests.flows.settled import room_agrees, settled
 from tests.flows.stage import BODIES, ON_CARDS, ON_DISKS, Stage, stage
 
@@ -98,15 +100,23 @@ def _disk(verb: Verb, server_id: UUID, data: st.DataObject) -> BaseModel | None:
             return None
         one = data.draw(st.sampled_from(own), label="disk")
         if verb is Verb.GROW_DISK:
+            if one.format == "vmdk":  # it never does
+                return None
             return GrowDiskRequest(disk=one.name, size_gib=one.size_gib + 1)
         return DetachDiskRequest(disk=one.name, keep=data.draw(st.booleans(), label="kept"))
     kept = [view.name for view in disks.page(limit=100).items if view.phase == "available"]
     if kept and data.draw(st.booleans(), label="a kept one"):
-        return AttachDiskRequest(name=data.draw(st.sampled_from(kept), label="disk"))
+        place = data.draw(st.sampled_from([None, 0, 1]), label="boot order")
+        return AttachDiskRequest(
+            name=data.draw(st.sampled_from(kept), label="disk"), boot_order=place
+        )
     return AttachDiskRequest(
         name=f"disk-{uuid4().hex[:8]}",
         size_gib=data.draw(st.integers(1, 3), label="size"),
         delete_on_server_delete=data.draw(st.booleans(), label="goes with its server"),
+        format=data.draw(st.sampled_from(FORMATS), label="format"),
+        pool=data.draw(st.sampled_from([None, FURTHER]), label="pool"),
+        boot_order=data.draw(st.sampled_from([None, 1, 2]), label="boot order"),
     )
 
 

@@ -9,8 +9,8 @@ import httpx
 from paper_api import NOW, PROJECT, PaperApi, an_operation, ident, page, run
 
 FULL = (
-    "attach web --name data --size 5 --format raw --cache none --no-discard --read-only "
-    "--iops 100 --throughput 20 --keep"
+    "attach web --name data --size 5 --pool ssd --boot-order 1 --format raw --cache none "
+    "--no-discard --read-only --iops 100 --throughput 20 --keep"
 )
 ACTIONS = f"/servers/{ident('web')}/actions"
 
@@ -69,6 +69,8 @@ def test_disks_are_attached_detached_and_grown(paper: PaperApi) -> None:
             {
                 "name": "data",
                 "size_gib": 5,
+                "pool": "ssd",
+                "boot_order": 1,
                 "format": "raw",
                 "cache": "none",
                 "discard": False,

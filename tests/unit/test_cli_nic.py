@@ -77,7 +77,7 @@ def test_cards_are_listed_and_shown_with_their_server(paper: PaperApi) -> None:
     assert "lan, 52:54:00:00:00:02, DHCP on br0" in shown
 
 
-def test_bridges_are_allowed_on_a_host(paper: PaperApi) -> None:
+def test_bridges_and_pools_are_allowed_on_a_host(paper: PaperApi) -> None:
     host = {
         "id": ident("alpha"),
         "name": "alpha",
@@ -102,3 +102,7 @@ def test_bridges_are_allowed_on_a_host(paper: PaperApi) -> None:
     assert "br0, br0.100" in run("host", "bridges", "alpha", "br0", "br0.100").stdout
     run("host", "bridges", "alpha")
     assert paper.bodies("PATCH", path) == [{"bridges": ["br0", "br0.100"]}, {"bridges": []}]
+    paper.on("PATCH", path, host | {"pools": {"ssd": 500}, "reserved_pools": {"ssd": 20}})
+    assert "ssd 20 of 500 GiB" in run("host", "pools", "alpha", "ssd=500", "big").stdout
+    assert paper.bodies("PATCH", path)[-1] == {"pools": {"ssd": 500, "big": 0}}
+    run("host", "pools", "alpha", "ssd=much", code=2)

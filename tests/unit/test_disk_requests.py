@@ -159,7 +159,7 @@ def test_over_the_api(api: Api) -> None:
     assert api("GET", "/disks", "stranger").json()["items"] == []
     busy = api("POST", f"/servers/{server}/actions/attach-disk", json={"name": "d", "size_gib": 1})
     assert busy.status_code == 409
-    for wrong in ({}, {"name": "d", "size_gib": 0}, {"name": "d", "size_gib": 1, "pool": "p"}):
+    for wrong in ({}, {"name": "d", "size_gib": 0}, {"name": "d", "size_gib": 1, "pool": "../p"}):
         refused = api("POST", f"/servers/{server}/actions/attach-disk", json=wrong)
         assert refused.status_code == 422, refused.text
     assert len(api("GET", "/disks").json()["items"]) == 1

@@ -94,7 +94,9 @@ def test_a_vmdk_never_grows() -> None:
         {"size_gib": 1, "throughput_mib": -1},
         {"size_gib": 1, "name": "Data"},
         {"size_gib": 1, "name": "../data"},
-        {"pool": "other"},
+        {"size_gib": 1, "pool": "../other"},
+        {"size_gib": 1, "boot_order": 12},
+        {"folder": "other"},
     ],
     ids=str,
 )

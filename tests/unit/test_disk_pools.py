@@ -1,0 +1,170 @@
+"""Data disks in further pools of a host: allowed by its operator, counted for themselves."""
+
+import pytest
+from conftest import Catalogue, Race
+from disk_life import ask, attach, detach, found, grow, plan
+from journaled import active
+from stepwise import Life
+from two_hosts import used
+
+from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
+from innkeeper.domain.lifecycle import Phase, Verb
+from innkeeper.domain.naming import POOL, disk_of
+from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound
+from innkeeper.hypervisor import storage
+from innkeeper.services import disks, hosts, operations, survey
+from innkeeper.services.planning import Foreseen, Foresight
+from innkeeper.services.views import HostView, OperationView
+
+sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def life(catalogue: Catalogue) -> Life:
+    catalogue.set_hosts("beta", enabled=False)
+    made = Life(catalogue)
+    storage.ensure_pool(made.conn, "ssd", "/innkeeper-ssd")
+    allow(made, ssd=10)
+    return made
+
+
+def allow(life: Life, **pools: int) -> HostView:
+    return hosts.update(life.catalogue.host_ids["alpha"], {"pools": pools}, actor="me")
+
+
+def files(life: Life, pool: str) -> set[str]:
+    return {name for name in storage.volume_names(life.conn, pool) if disk_of(name)}
+
+
+def host() -> HostView:
+    return next(one for one in hosts.all() if one.name == "alpha")
+
+
+@sqlite
+def test_a_disk_lies_where_it_was_asked_for(life: Life) -> None:
+    free = host().reserved_disk_gib
+    attach(life, size_gib=4, pool="ssd")
+    view = found()["data"]
+    assert (view.pool, files(life, "ssd"), files(life, POOL)) == ("ssd", {view_file(life)}, set())
+    assert (host().reserved_disk_gib, host().reserved_pools) == (free, {"ssd": 4})
+    xml = life.conn.lookupByUUIDString(str(life.server_id)).XMLDesc(2)
+    assert f"/innkeeper-ssd/{view_file(life)}" in xml
+    grow(life, 6)
+    assert storage.capacity(life.conn, "ssd", view_file(life)) == 6 << 30
+    assert host().reserved_pools == {"ssd": 6}
+    assert survey.audit() == []
+    detach(life)
+    attach(life)
+    with pytest.raises(InvalidRequest, match="only grows"):
+        ask(Verb.GROW_DISK, life.server_id, GrowDiskRequest(disk="data", size_gib=6))
+    detach(life, keep=False)
+    assert (files(life, "ssd"), found(), host().reserved_pools) == (set(), {}, {})
+
+
+def view_file(life: Life) -> str:
+    (name,) = files(life, "ssd")
+    return name
+
+
+@sqlite
+@pytest.mark.parametrize("failing", ["make-disk", "plug-disk", "adopt-attachment"])
+def test_an_attachment_that_fails_leaves_nothing_there(life: Life, failing: str) -> None:
+    attach(life, size_gib=1, pool="ssd", failing=failing)
+    assert (files(life, "ssd"), found()) == (set(), {})
+
+
+@sqlite
+def test_with_its_server_it_goes_or_stays(life: Life) -> None:
+    attach(life, "goes", size_gib=1, pool="ssd")
+    attach(life, "stays", size_gib=2, pool="ssd", delete_on_server_delete=False)
+    before = plan(Verb.STOP, life.server_id)
+    seen = plan(Verb.DELETE, life.server_id)
+    assert seen.host
+    assert before.host
+    assert seen.host.free_disk_gib == before.host.free_disk_gib + 1, "its root disk alone"
+    assert seen.quota.disk_gib == (before.quota.disk_gib or 0) + 2
+    life.do(Verb.DELETE)
+    kept = found()["stays"]
+    assert len(files(life, "ssd")) == 1
+    again = Foresight(dry_run=True)
+    with pytest.raises(Foreseen) as end:
+        disks.delete(kept.id, project_id=None, actor="me", foresight=again)
+    assert end.value.plan.host
+    assert end.value.plan.host.free_disk_gib == seen.host.free_disk_gib
+    disks.delete(kept.id, project_id=None, actor="me")
+    assert files(life, "ssd") == set()
+
+
+@sqlite
+def test_each_pool_has_room_of_its_own(life: Life) -> None:
+    life.catalogue.set_hosts("alpha", disk_gib=1)  # the usual one is full
+    attach(life, size_gib=7, pool="ssd")
+    with pytest.raises(NoHostFits, match=r"Pool 'ssd' of host alpha .*4 more GiB .*3 free"):
+        ask(Verb.ATTACH_DISK, life.server_id, AttachDiskRequest(name="x", size_gib=4, pool="ssd"))
+    with pytest.raises(NoHostFits, match="Pool 'ssd' of host alpha"):
+        ask(Verb.GROW_DISK, life.server_id, GrowDiskRequest(disk="data", size_gib=11))
+    grow(life, 10)
+    seen = plan(Verb.DETACH_DISK, life.server_id, DetachDiskRequest(disk="data", keep=False))
+    assert seen.host
+    assert seen.host.free_disk_gib == 0
+    assert used("alpha")[2] == 1
+
+
+def test_of_many_at_once_as_many_get_a_disk_as_fit(catalogue: Catalogue, race: Race) -> None:
+    catalogue.set_hosts("beta", enabled=False)
+    life = Life(catalogue)
+    storage.ensure_pool(life.conn, "ssd", "/innkeeper-ssd")
+    allow(life, ssd=6)
+    ids = [active(catalogue, f"web-{number}") for number in range(5)]
+
+    def one(number: int) -> OperationView:
+        body = AttachDiskRequest(name=f"disk-{number}", size_gib=2, pool="ssd")
+        return ask(Verb.ATTACH_DISK, ids[number], body)
+
+    results = race(5, one)
+    refused = [result for result in results if not isinstance(result, OperationView)]
+    assert [type(error) for error in refused] == [NoHostFits] * 2, results
+
+
+@sqlite
+def test_what_makes_no_sense_is_refused(life: Life) -> None:
+    body = AttachDiskRequest(name="data", size_gib=1, pool="tape")
+    with pytest.raises(InvalidRequest, match="no pool 'tape' for data disks, only innkeeper, ssd"):
+        ask(Verb.ATTACH_DISK, life.server_id, body)
+    attach(life, size_gib=1, pool="ssd")
+    with pytest.raises(Conflict, match=r"in pools of its host \(data in ssd\), which cannot leave"):
+        ask(Verb.MIGRATE, life.server_id)
+    detach(life)
+    moved = AttachDiskRequest(name="data", pool=POOL)
+    with pytest.raises(InvalidRequest, match="lies in pool 'ssd': that cannot be changed"):
+        ask(Verb.ATTACH_DISK, life.server_id, moved)
+    with pytest.raises(Conflict, match=r"would be forgotten \(data in ssd\)"):
+        allow(life)
+    with pytest.raises(InvalidRequest, match="has no storage pool 'tape': define it there"):
+        allow(life, ssd=10, tape=5)
+    with pytest.raises(InvalidRequest, match="is the usual one"):
+        allow(life, ssd=10, innkeeper=5)
+    with pytest.raises(NotFound):
+        hosts.update(life.server_id, {"pools": {}})
+    life.conn.storagePoolLookupByName("ssd").destroy()
+    with pytest.raises(InvalidRequest, match="'ssd' is not active"):
+        allow(life, ssd=20)
+    assert host().pools == {"ssd": 10}
+
+
+@sqlite
+def test_the_host_is_asked_for_the_size_that_is_left_out(life: Life) -> None:
+    there = storage.pool_capacity(life.conn, "ssd").total_bytes >> 30
+    assert allow(life, ssd=0).pools == {"ssd": there}
+    assert allow(life).pools == {}
+    body = AttachDiskRequest(name="data", size_gib=1, pool="ssd")
+    with pytest.raises(InvalidRequest, match="only innkeeper"):
+        ask(Verb.ATTACH_DISK, life.server_id, body)
+
+
+@sqlite
+def test_a_disk_that_is_gone_from_its_pool_is_told(life: Life) -> None:
+    view = attach(life, size_gib=1, pool="ssd")
+    assert operations.get(view.id).phase is Phase.SUCCEEDED
+    storage.delete_volume(life.conn, "ssd", view_file(life))
+    assert [finding.problem for finding in survey.audit()] == ["missing, though attached"]
