@@ -35,7 +35,10 @@ def pack(plain: Path, target: Path, *, tell: Callable[[int], None]) -> None:
         content = _Content(file, extents, tell)
         member = tarfile.TarInfo(f"GNUSparseFile.0/{NAME}")
         member.size, member.mode = content.size, 0o600
-        member.pax_headers = _SPARSE | {"GNU.sparse.realsize": str(length)}
+        # The size of what is in the archive first: tarfile would add it, from 8 GiB on, behind the
+        # real one, and takes the last one that it reads for the file's.
+        size = {"size": str(member.size)}
+        member.pax_headers = size | _SPARSE | {"GNU.sparse.realsize": str(length)}
         with tarfile.open(
             target, "x:gz", format=tarfile.PAX_FORMAT, compresslevel=_LEVEL
         ) as archive:

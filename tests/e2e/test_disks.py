@@ -188,8 +188,9 @@ def test_it_is_there_after_a_stop_a_rebuild_and_a_night(life: Life, second: Path
     life.do(life.two, "resume")
     life.sh(life.two, "echo 3 > /proc/sys/vm/drop_caches")
     assert life.sh(life.two, f"sha256sum {FILE}") == digest
-    with pytest.raises(CliFailure, match=r"data disks \(data, more\) and cannot shelve"):
-        life.estate.act(life.two, "shelve")
+    asleep = {"name": "asleep", "memory": True}
+    with pytest.raises(CliFailure, match=r"data disks \(data, more\) and cannot snapshot with"):
+        life.estate.client.post(f"/servers/{life.two['id']}/snapshots", asleep)
     life.do(life.two, "detach-disk", disk="more", keep=False)
     assert list(second.iterdir()) == []
     life.sh(life.two, f"umount {PLACE}")

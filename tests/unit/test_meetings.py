@@ -26,12 +26,12 @@ from innkeeper.errors import Conflict, NoHostFits
 from innkeeper.hypervisor import guest
 from innkeeper.services import (
     accept,
-    migrating,
     offers,
     pending,
     reservations,
     resources,
     servers,
+    shelving,
     survey,
 )
 from innkeeper.services.planning import Foreseen, Foresight
@@ -141,7 +141,7 @@ def test_a_resize_waits_on_when_its_server_moves_and_is_done_there(life: Life) -
     defer(life, memory_mib=512, disk_gib=3, cpu=CpuTuning(limit=50))
     with transaction() as session:
         server = session.get_one(Server, life.server_id)
-        assert migrating._demand(session, server) == Demand(1, 512, 3)
+        assert shelving.demand_of_all(session, server) == Demand(1, 512, 3)
     life.do(Verb.MIGRATE, MigrateRequest(allow_power_cycle=True))
     view = servers.get(life.server_id)
     assert view.pending_resize
