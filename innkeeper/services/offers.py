@@ -237,8 +237,10 @@ def require_told(host: HostBlueprint, fine: Mapping[str, Any], made_of: Mapping[
         InvalidRequest: the sentence says what there is.
         HostUnreachable: the host does not tell.
     """
+    if not offer.asks(fine, made_of):
+        return
     ask(fine, made_of, host.id)
     with transaction() as session:
         told = Offer.of(session.get_one(Host, host.id).offer)
-    if offer.asks(fine, made_of) and (found := offer.objections(told, fine, made_of)):
+    if found := offer.objections(told, fine, made_of):
         raise InvalidRequest(f"Host {host.name} cannot give this: {'; '.join(found)}.")

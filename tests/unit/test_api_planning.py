@@ -131,8 +131,7 @@ def test_what_is_really_left_is_told_and_warned_of_and_counts(
     there = alpha["measured"]
     assert 0 < there["available_mib"] <= there["memory_mib"]
     assert 0 <= there["free_gib"] <= there["disk_gib"]
-    none = {"total": 0, "free": 0, "held": 0}
-    assert there["huge_pages"] == [{"size_mib": size} | none for size in (2, 1024)]
+    assert there["huge_pages"] == [], "libvirt's test driver tells of no NUMA node here"
     pages = {2: Pages(80, 50)}
     monkeypatch.setattr(memory, "pages", lambda _: pages)
     with transaction() as session:

@@ -93,6 +93,7 @@ def blueprint(*data: DataDiskBlueprint, live: bool = False, **notes: Any) -> Any
     return SimpleNamespace(
         name="web",
         cpu={},
+        memory={},
         host=sides["new"],
         there=SimpleNamespace(host=sides["old"], layers=layers),
         committed=False,

@@ -115,7 +115,9 @@ def test_the_plan_of_a_deletion_is_shown_without_a_question(paper: PaperApi) -> 
     path = f"/disks/{ident('disk data')}"
     change = {"effect": "recreate", "subject": "disk data", "before": "5 GiB", "after": None}
     room = {"name": "alpha", "free_vcpus": 4, "free_memory_mib": 512, "free_disk_gib": 105}
-    left = dict.fromkeys(("servers", "vcpus", "memory_mib", "snapshots", "snapshot_gib"))
+    left = dict.fromkeys(
+        ("servers", "vcpus", "memory_mib", "snapshots", "snapshot_gib", "isolated_networks")
+    )
     plan = {
         "verb": "delete-disk",
         "server_id": None,

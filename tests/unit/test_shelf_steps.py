@@ -171,6 +171,7 @@ class World:
                 path=str(self.image),
                 sha256=hashlib.sha256(self.image.read_bytes()).hexdigest(),
                 virtual_size_bytes=8 * MIB,
+                firmware="bios",
             ),
             snapshots=[
                 SimpleNamespace(volume="high.qcow2", memory_volume="snap.mem"),
