@@ -171,6 +171,9 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
         planning.require_unchanged(verb, facts, seen.foresight.digest)
     if not seen.foresight.dry_run:
         return
+    if verb is Verb.SHELVE:  # nothing of it is on a host then; the transaction is rolled back
+        server.placed = False
+        session.flush()
     back = _given_back(verb, world, server, seen.body)
     kept = _snapshots_after(session, server, seen, operation)  # what they give back is seen below
     raise Foreseen(
@@ -180,7 +183,7 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
             server=server.name,
             changes=[ChangeView.model_validate(change) for change in plan.changes],
             interruption=plan.interruption,
-            host=_host(session, server, verb, back, _elsewhere(verb, world, back[3])),
+            host=_host(session, server, back, _elsewhere(verb, world, back[3])),
             quota=quota_room(
                 session.get_one(Project, server.project_id).quota,
                 reservations.reserved_by_project(session, server.project_id),
@@ -236,8 +239,6 @@ def _given_back(
         return 1, *on_host, held.disk_gib + _erased(world)
     if verb is Verb.DETACH_DISK and world.disk and isinstance(body, DetachDiskRequest):
         return 0, 0, 0, 0 if body.keep else world.disk.size_gib
-    if verb is Verb.SHELVE:
-        return 0, held.vcpus, held.memory_mib, 0
     if world.resize:
         peak, end = world.resize.peak, world.resize.after
         return 0, peak.vcpus - end.vcpus, peak.memory_mib - end.memory_mib, 0
@@ -245,14 +246,9 @@ def _given_back(
 
 
 def _host(
-    session: Session, server: Server, verb: Verb, back: tuple[int, int, int, int], apart: int
+    session: Session, server: Server, back: tuple[int, int, int, int], apart: int
 ) -> HostRoom | None:
-    disk_gib = back[3] - apart
-    if verb is Verb.SHELVE:  # the project's still, but not on a host
-        data = sum(row.size_gib for row in attachments.held_by(session, server))
-        disk_gib = resizing.demand_of(server).disk_gib + data
-    elif not server.placed:
-        disk_gib = 0
+    disk_gib = back[3] - apart if server.placed else 0
     subject = server.other_host_id or server.host_id
     found = [h for h in reservations.capacities(session, lock=False) if h.host_id == subject]
     for host in found:

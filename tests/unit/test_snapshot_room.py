@@ -10,7 +10,7 @@ from sqlalchemy import select
 from stepwise import Life
 from two_hosts import used
 
-from innkeeper.db.models import Host, Server, Snapshot
+from innkeeper.db.models import Host, Project, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.diskspecs import AttachDiskRequest
 from innkeeper.domain.lifecycle import Phase, Verb
@@ -25,6 +25,7 @@ from innkeeper.domain.specs import (
 from innkeeper.errors import NoHostFits
 from innkeeper.hypervisor import storage
 from innkeeper.services import accept, journal, reservations, snapshots
+from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import OperationView
 
 GIB = 1 << 30
@@ -159,6 +160,38 @@ def test_a_server_that_moves_holds_its_snapshots_of_both_hosts(catalogue: Catalo
     assert (used(here)[2], used(other[here])[2]) == (4, 4)
     assert carried(view).phase is Phase.SUCCEEDED
     assert (used(here)[2], used(other[here])[2]) == (0, 4)
+
+
+@sqlite
+def test_the_plan_of_a_shelving_gives_back_what_snapshots_hold(life: Life) -> None:
+    life.take("one")
+    put("one", 3 * GIB)
+    with pytest.raises(Foreseen) as end:
+        accept.request(
+            Verb.SHELVE,
+            life.server_id,
+            project_id=None,
+            actor="me",
+            foresight=Foresight(dry_run=True),
+        )
+    assert held() == 1 + 3, "nothing of it is kept"
+    life.do(Verb.SHELVE)
+    with transaction() as session:
+        (free,) = [
+            host.free for host in reservations.capacities(session, lock=False) if host.enabled
+        ]
+        used_now = reservations.reserved_by_project(session, life.catalogue.project_id)
+    room, quota = end.value.plan.host, end.value.plan.quota
+    assert room
+    assert (room.free_vcpus, room.free_memory_mib, room.free_disk_gib) == (
+        free.vcpus,
+        free.memory_mib,
+        free.disk_gib,
+    )
+    with transaction() as session:
+        limits = session.get_one(Project, life.catalogue.project_id).quota
+        left = limits.vcpus - used_now.vcpus, limits.disk_gib - used_now.disk_gib
+    assert (quota.vcpus, quota.disk_gib) == left
 
 
 @sqlite
