@@ -11,11 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import select
 
-from innkeeper.db.models import (
-    Host,
-    Network,
-    Server,
-)
+from innkeeper.db.models import Host, Network, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import (
@@ -28,7 +24,7 @@ from innkeeper.domain.naming import (
     server_of,
 )
 from innkeeper.domain.steps import ArtifactKind
-from innkeeper.errors import InnkeeperError
+from innkeeper.errors import InnkeeperError, PermanentError
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import disks, guest, network, nics, storage
@@ -132,13 +128,10 @@ def survey(host_id: UUID) -> list[Finding]:
     volumes = _volume_names(expected.host.uri)
     findings = _domains(expected, owned)
     findings += _volumes(expected, volumes)
-    findings += _data_disks(
-        expected,
-        {POOL: volumes} | _further(expected),
-        {domain.server_id for domain in owned},
-    )
+    present = {domain.server_id for domain in owned}
+    findings += _data_disks(expected, _in_pools(expected, volumes), present)
     findings += _copies(expected, volumes)
-    findings += _cards(expected, {domain.server_id for domain in owned})
+    findings += _cards(expected, present)
     findings += _unused_networks(expected)
     findings += _dhcp(expected)
     findings += _forwards(expected)
@@ -147,10 +140,15 @@ def survey(host_id: UUID) -> list[Finding]:
     return findings
 
 
-def _further(expected: Expectation) -> dict[str, list[str]]:
-    """Return the files in further pools of the host, of those with data disks."""
-    uri, pools = expected.host.uri, {disk.pool for disk in expected.data_disks} - {POOL}
-    return {pool: _volume_names(uri, pool) for pool in pools}
+def _in_pools(expected: Expectation, usual: list[str]) -> dict[str, list[str] | None]:
+    """Return the files in all pools with data disks; None: it is stopped, or cannot be read."""
+    found: dict[str, list[str] | None] = {POOL: usual}
+    for pool in {disk.pool for disk in expected.data_disks} - {POOL}:
+        try:
+            found[pool] = _volume_names(expected.host.uri, pool)
+        except PermanentError:  # its operator's matter: the rest of the host is looked at
+            found[pool] = None
+    return found
 
 
 def _volume_names(uri: str, pool: str = POOL) -> list[str]:
@@ -191,7 +189,8 @@ def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
             kind = _KINDS.get(name.rpartition(".")[2], ArtifactKind.VOLUME)
             why = f"its server is {known.status} and does not use it"
             ours = known.reapable(name)
-            if not known.gone and server_id and name in _opened(expected.host, server_id):
+            uri = expected.host.uri
+            if not known.gone and server_id and name in guest.disk_files(connect(uri), server_id):
                 why, ours = "the domain lies on it, the database names another file", False
             found.append(Finding(expected.host.name, kind, name, why, server_id, reapable=ours))
     for server_id, known in expected.servers.items():
@@ -204,7 +203,7 @@ def _volumes(expected: Expectation, names: list[str]) -> list[Finding]:
 
 
 def _data_disks(
-    expected: Expectation, names: dict[str, list[str]], domains: set[UUID]
+    expected: Expectation, names: dict[str, list[str] | None], domains: set[UUID]
 ) -> list[Finding]:
     """Find data disks that are to go, that are gone, or that a server's domain does not tell of."""
     found, host = [], expected.host.name
@@ -213,10 +212,14 @@ def _data_disks(
         owner = expected.servers.get(disk.server_id) if disk.server_id else None
         if owner is not None and owner.busy:
             continue
-        if disk.phase == "deleting":
+        there = names[disk.pool]
+        if there is None:
+            why = f"{disk.phase}, but pool '{disk.pool}' cannot be looked at: is it active?"
+            found.append(Finding(host, DATA_DISK, disk.volume, why))
+        elif disk.phase == "deleting":
             why = "it was to be deleted, and is still there"
             found.append(Finding(host, DATA_DISK, disk.volume, why, reapable=True))
-        elif disk.volume not in names[disk.pool]:
+        elif disk.volume not in there:
             found.append(Finding(host, DATA_DISK, disk.volume, f"missing, though {disk.phase}"))
     # Only domains of servers with disks are asked: asking each of thousands would take long.
     for server_id in domains & {disk.server_id for disk in expected.data_disks if disk.server_id}:
@@ -288,10 +291,6 @@ def _unused_networks(expected: Expectation) -> list[Finding]:
         Finding(expected.host.name, NETWORK, name, why, reapable=True)
         for name in sorted(expected.unused)
     ]
-
-
-def _opened(host: Host, server_id: UUID) -> set[str]:
-    return guest.disk_files(connect(host.uri), server_id)
 
 
 def _dhcp(expected: Expectation) -> list[Finding]:

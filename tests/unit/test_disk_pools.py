@@ -7,6 +7,8 @@ from journaled import active
 from stepwise import Life
 from two_hosts import used
 
+from innkeeper.db.models import DataDisk
+from innkeeper.db.session import transaction
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.naming import POOL, disk_of
@@ -15,6 +17,7 @@ from innkeeper.hypervisor import storage
 from innkeeper.services import disks, hosts, operations, survey
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import HostView, OperationView
+from tasks.reconciliation import mend_host
 
 sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
@@ -168,3 +171,25 @@ def test_a_disk_that_is_gone_from_its_pool_is_told(life: Life) -> None:
     assert operations.get(view.id).phase is Phase.SUCCEEDED
     storage.delete_volume(life.conn, "ssd", view_file(life))
     assert [finding.problem for finding in survey.audit()] == ["missing, though attached"]
+
+
+@sqlite
+def test_a_pool_that_is_stopped_keeps_nobody_from_mending_the_host(life: Life) -> None:
+    attach(life, size_gib=1, pool="ssd")
+    attach(life, "goes", size_gib=1, pool="ssd")
+    detach(life, "goes")
+    stray = f"{life.server_id}-root-0.qcow2"
+    storage.ensure_volume(life.conn, POOL, stray, 1 << 20)
+    with transaction() as session:
+        session.query(DataDisk).filter_by(name="goes").update({"phase": "deleting"})
+    life.conn.storagePoolLookupByName("ssd").destroy()
+    told = {finding.name: finding for finding in mend_host(life.catalogue.host_ids["alpha"])}
+    assert stray not in storage.volume_names(life.conn, POOL)
+    assert told.pop(stray).reapable
+    assert {one.problem for one in told.values()} == {
+        f"{phase}, but pool 'ssd' cannot be looked at: is it active?"
+        for phase in ("attached", "deleting")
+    }
+    life.conn.storagePoolLookupByName("ssd").create()
+    mend_host(life.catalogue.host_ids["alpha"])
+    assert "goes" not in found()
