@@ -139,7 +139,7 @@ def migrate(
             libvirt.VIR_DOMAIN_XML_MIGRATABLE | libvirt.VIR_DOMAIN_XML_SECURE
         )
     parameters = way.parameters() | {
-        libvirt.VIR_MIGRATE_PARAM_DEST_XML: elsewhere(described, renamed, networks),
+        libvirt.VIR_MIGRATE_PARAM_DEST_XML: elsewhere(described, renamed, networks, definition),
         libvirt.VIR_MIGRATE_PARAM_PERSIST_XML: definition,
         libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: list(filled),
     }
@@ -168,12 +168,19 @@ def migrate(
             raise failure[0]
 
 
-def elsewhere(document: str, renamed: Mapping[str, str], networks: Mapping[str, str]) -> str:
+def elsewhere(
+    document: str, renamed: Mapping[str, str], networks: Mapping[str, str], definition: str
+) -> str:
     """Return the document of a running domain as it has to be on another host.
 
-    What the guest sees of it stays to the letter, or libvirt refuses.
+    What the guest sees of it stays to the letter, or libvirt refuses. Its vCPUs run on the host's
+    CPUs that its definition there tells: a NUMA node has others there.
     """
     root = parse(document)
+    pins = {pin.get("vcpu"): pin for pin in parse(definition).iterfind("cputune/vcpupin")}
+    for pin in root.iterfind("cputune/vcpupin"):
+        if (wanted := pins.get(pin.get("vcpu"))) is not None:
+            pin.set("cpuset", str(wanted.get("cpuset")))
     for disk in root.iterfind("devices/disk"):
         for stale in disk.findall("backingStore"):  # libvirt reads it from the file there
             disk.remove(stale)

@@ -157,9 +157,8 @@ def test_its_document_names_what_is_there() -> None:
       <interface type='network'><source network='i' portid='y' bridge='ik-b'/></interface>
       <interface type='bridge'><source bridge='br0'/><target dev='vnet2'/></interface>
     </devices></domain>"""
-    made = parse(
-        migration.elsewhere(document, {"/a/root": "/b/root", "/a/seed": "/b/seed"}, {"n": "m"})
-    )
+    files = {"/a/root": "/b/root", "/a/seed": "/b/seed"}
+    made = parse(migration.elsewhere(document, files, {"n": "m"}, "<domain/>"))
     assert [s.attrib for s in made.iterfind("devices/disk/source")] == [
         {"file": "/b/root"},
         {"file": "/b/seed"},
@@ -171,6 +170,18 @@ def test_its_document_names_what_is_there() -> None:
         {"bridge": "br0"},
     ]
     assert made.find("devices/interface/mac") is not None
+
+
+def test_a_numa_node_has_other_cpus_on_another_host() -> None:
+    pins = "<domain><cputune><shares>7</shares>{}</cputune></domain>"
+    here = pins.format("<vcpupin vcpu='0' cpuset='0-7'/><vcpupin vcpu='2' cpuset='0-7'/>")
+    there = pins.format("<vcpupin vcpu='0' cpuset='0-1'/><vcpupin vcpu='1' cpuset='0-1'/>")
+    made = parse(migration.elsewhere(here, {}, {}, there))
+    assert [(pin.get("vcpu"), pin.get("cpuset")) for pin in made.iterfind("cputune/vcpupin")] == [
+        ("0", "0-1"),
+        ("2", "0-7"),
+    ]
+    assert made.findtext("cputune/shares") == "7"
 
 
 @pytest.mark.parametrize(
