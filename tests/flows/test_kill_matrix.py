@@ -253,6 +253,9 @@ def test_matrix_has_every_declared_step() -> None:
 
 def test_every_undo_is_in_the_matrix() -> None:
     undoable = {
-        name for verb in FAILING for name in STEPS[verb] if step.declared(name).undo is not None
+        name
+        for verb in (*FAILING, Verb.DELETE_SNAPSHOT)
+        for name in STEPS[verb]
+        if step.declared(name).undo is not None
     }
     assert {point.step for point in UNDO_POINTS} == undoable
