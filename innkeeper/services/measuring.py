@@ -3,8 +3,6 @@
 A host that is this machine is looked at directly, others are asked over libvirt.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -20,7 +18,6 @@ from innkeeper.host import machine
 from innkeeper.hypervisor import memory, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
-from innkeeper.services.planning import TAKING, Foreseen
 
 WITHIN_SECONDS = 3.0
 """How long a host is waited for that is asked only to have something to show."""
@@ -59,25 +56,6 @@ def measured(host_ids: list[UUID]) -> dict[UUID, Measured]:
         except InnkeeperError:  # nobody waits for that: nothing is said of it
             continue
     return found
-
-
-@contextmanager
-def warned() -> Iterator[None]:
-    """Have plans of what takes more of a host warn if little is left there, whoever took it.
-
-    The host is asked when the transaction of the dry run is over.
-    """
-    try:
-        yield
-    except Foreseen as seen:
-        plan = seen.plan
-        if plan.verb not in TAKING or plan.host is None:
-            raise
-        with transaction() as session:
-            host = session.scalar(select(Host).where(Host.name == plan.host.name))
-        there = measured([host.id] if host else [])
-        told = [one for left in there.values() for one in left.warnings(plan.host.name)]
-        raise Foreseen(plan.model_copy(update={"warnings": [*plan.warnings, *told]})) from None
 
 
 def require_available(host: Host, more_mib: int) -> None:
