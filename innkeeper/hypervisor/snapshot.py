@@ -113,7 +113,8 @@ def restore(conn: libvirt.virConnect, memory: Path, layer: Path, network: str) -
     """Have the server go on from a memory file, with `layer` as its disk. It has to be off.
 
     The memory may be from another host: what lies beside the layer here, and the `network`, take
-    the place of what they were there. It gets of the host's CPUs what it is defined with today.
+    the place of what they were there. Of the host's CPUs, and as its soft limit of memory, it gets
+    what it is defined with today.
 
     Raises:
         FileMissing: there is no such memory file.
@@ -165,11 +166,12 @@ def wake_on(conn: libvirt.virConnect, server_id: UUID, layer: Path) -> None:
 
 
 def _tune_as(saved: ET.Element, defined: ET.Element) -> None:
-    """Replace what a saved guest got of the host's CPUs then: who changed that meant it to last."""
-    for stale in saved.findall("cputune"):
-        saved.remove(stale)
-    if (fresh := defined.find("cputune")) is not None:
-        saved.append(fresh)
+    """Replace what bounded a saved guest then: who changed that since meant it to last."""
+    for part in ("cputune", "memtune"):
+        for stale in saved.findall(part):
+            saved.remove(stale)
+        if (fresh := defined.find(part)) is not None:
+            saved.append(fresh)
 
 
 def is_active(conn: libvirt.virConnect, server_id: UUID) -> bool:

@@ -54,7 +54,6 @@ from innkeeper.services import (
     planning,
     reservations,
     resizing,
-    scarcity,
     shelving,
     verifying,
 )
@@ -126,7 +125,7 @@ def create_server(
     hostcheck.ask_for(request)
     made = make_secrets(with_password=request.root_password)
     with (
-        scarcity.warned(),
+        planning.warned(),
         refusals(request.name, project_id, actor, keep=not foresight.dry_run) as verdicts,
         transaction() as session,
     ):
@@ -276,7 +275,7 @@ def request(
         check_roles(body.roles)
     hostcheck.ask(verb, server_id, body, project_id)
     with (
-        scarcity.warned(),
+        planning.warned(),
         verifying.giving_way(dry_run=foresight.dry_run),
         transaction() as session,
     ):

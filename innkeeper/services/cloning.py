@@ -28,7 +28,6 @@ from innkeeper.services import (
     planning,
     reservations,
     resizing,
-    scarcity,
     verifying,
 )
 from innkeeper.services.admission import (
@@ -69,7 +68,7 @@ def clone_server(
     made = make_secrets(with_password=request.root_password)
     key = None if foresight.dry_run else idempotency_key
     with (
-        scarcity.warned(),
+        planning.warned(),
         verifying.giving_way(dry_run=foresight.dry_run),
         refusals(request.name, owner, actor, keep=not foresight.dry_run) as verdicts,
         transaction() as session,

@@ -5,6 +5,8 @@ what accepting would have said, its refusals included.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from uuid import UUID
 
@@ -14,6 +16,7 @@ from sqlalchemy.orm import Session
 
 from innkeeper.db.models import DataDisk as DataDiskRow
 from innkeeper.db.models import Disk, Host, Image, Operation, Project, Quota, Server, Snapshot
+from innkeeper.db.session import transaction
 from innkeeper.domain import planning
 from innkeeper.domain.diskspecs import DetachDiskRequest
 from innkeeper.domain.foresight import foresee
@@ -23,7 +26,15 @@ from innkeeper.domain.quotas import Amounts, NetworkAmounts, SnapshotAmounts
 from innkeeper.domain.specs import CloneRequest
 from innkeeper.domain.steps import STEPS
 from innkeeper.domain.world import Card, DataDisk, Kept, World
-from innkeeper.services import attachments, binding, cards, layering, reservations, resizing
+from innkeeper.services import (
+    attachments,
+    binding,
+    cards,
+    layering,
+    measuring,
+    reservations,
+    resizing,
+)
 from innkeeper.services.views import ChangePlan, ChangeView, HostRoom, NicView, QuotaRoom
 
 
@@ -205,6 +216,25 @@ TAKING = frozenset(
     }
 )
 """Verbs that may take more of a host."""
+
+
+@contextmanager
+def warned() -> Iterator[None]:
+    """Have plans of what takes more of a host warn if little is left there, whoever took it.
+
+    The host is asked when the transaction of the dry run is over.
+    """
+    try:
+        yield
+    except Foreseen as seen:
+        plan = seen.plan
+        if plan.verb not in TAKING or plan.host is None:
+            raise
+        with transaction() as session:
+            host = session.scalar(select(Host).where(Host.name == plan.host.name))
+        there = measuring.measured([host.id] if host else [])
+        told = [one for left in there.values() for one in left.warnings(plan.host.name)]
+        raise Foreseen(plan.model_copy(update={"warnings": [*plan.warnings, *told]})) from None
 
 
 def _margins(session: Session, server: Server, verb: Verb) -> list[str]:

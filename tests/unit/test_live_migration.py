@@ -12,7 +12,7 @@ from journaled import started
 
 from innkeeper.domain.lifecycle import Status
 from innkeeper.errors import HostUnreachable
-from innkeeper.hypervisor import guest, migration, storage
+from innkeeper.hypervisor import guest, migration, snapshot, storage
 from innkeeper.hypervisor.migration import Side, Way
 from innkeeper.hypervisor.power import PowerState
 from innkeeper.hypervisor.xml.element import parse
@@ -182,6 +182,22 @@ def test_a_numa_node_has_other_cpus_on_another_host() -> None:
         ("2", "0-7"),
     ]
     assert made.findtext("cputune/shares") == "7"
+
+
+def test_a_memory_goes_on_with_the_bounds_of_today() -> None:
+    given: list[str] = []
+    name = "<uuid>6d0f3f1c-5d2b-4f0e-8a39-0d3c1c9f4c11</uuid>"
+    then = "<cputune><shares>7</shares></cputune><memtune><soft_limit>1</soft_limit></memtune>"
+    today = "<memtune><soft_limit>2</soft_limit></memtune>"
+    domain = SimpleNamespace(XMLDesc=lambda _: f"<domain>{today}</domain>")
+    host = SimpleNamespace(
+        saveImageGetXMLDesc=lambda *_: f"<domain>{name}{then}<devices/></domain>",
+        lookupByUUIDString=lambda _: domain,
+        restoreFlags=lambda _path, document, _flags: given.append(document),
+    )
+    snapshot.restore(host, Path("/p/x.mem"), Path("/p/layer"), "net")  # type: ignore[arg-type]
+    made = parse(given[0])
+    assert (made.find("cputune"), made.findtext("memtune/soft_limit")) == (None, "2")
 
 
 @pytest.mark.parametrize(
