@@ -47,33 +47,6 @@ def _status(world: World, after: Status, effect: Effect = Effect.LIVE) -> tuple[
     return (Change(effect, "status", world.status, after),)
 
 
-def _beside(world: World, what: str) -> list[str]:
-    names = ", ".join(disk.name for disk in world.disks)
-    return [f"Data disks are not part of the {what}: {names}."] if names else []
-
-
-def _going_along(world: World) -> list[str]:
-    kept = ", ".join(one.name for one in world.snapshots)
-    disks = ", ".join(disk.name for disk in world.disks)
-    told = [f"Snapshots that go along: {kept}."] if kept else []
-    return [*told, f"Data disks that go along: {disks}."] if disks else told
-
-
-def _parted(world: World) -> list[str]:
-    """Tell of the further cards of a server that comes to a host, and whom they part it from."""
-    if not world.cards:
-        return []
-    told = [f"Network cards that go along: {', '.join(card.name for card in world.cards)}."]
-    if world.host != world.home:
-        told += [
-            f"Card {card.name} {card.told}: an isolated network ends at its host, so over it the "
-            f"server does not reach {', '.join(card.neighbours)} on {world.home} any more."
-            for card in world.cards
-            if card.neighbours
-        ]
-    return told
-
-
 @_rule(Verb.CREATE)
 def _create(world: World, body: BaseModel) -> Plan:
     size = world.shape
@@ -93,7 +66,7 @@ def _clone(world: World, body: BaseModel) -> Plan:
     warnings = []
     if mode == "linked":
         warnings.append("Until it is flattened, its source cannot be deleted, reverted or rebuilt.")
-    warnings += _beside(world, "clone")
+    warnings += world.beside("clone")
     return Plan(
         (Change(Effect.LIVE, "server", None, f"{told} on {world.host}"),),
         NONE
@@ -174,7 +147,7 @@ def _shelve(world: World, _body: BaseModel) -> Plan:
     return Plan(
         _status(world, Status.SHELVED, Effect.POWER_CYCLE if world.runs else Effect.LIVE),
         "the guest is shut down until it is unshelved" if world.runs else NONE,
-        (kept, *_going_along(world)),
+        (kept, *world.going_along),
     )
 
 
@@ -183,7 +156,7 @@ def _unshelve(world: World, _body: BaseModel) -> Plan:
     return Plan(
         (*_status(world, Status.ACTIVE), Change(Effect.LIVE, "host", None, world.host)),
         NONE,
-        (*_going_along(world), *_parted(world)),
+        (*world.going_along, *world.parted),
     )
 
 
@@ -193,7 +166,7 @@ def _migrate(world: World, body: BaseModel) -> Plan:
     cycles = world.runs and not world.live
     effect = Effect.POWER_CYCLE if cycles else Effect.LIVE
     moved = f"Its forward leads through {world.host} from then on, under the same port."
-    warnings = [moved, *_going_along(world), *_parted(world)]
+    warnings = [moved, *world.going_along, *world.parted]
     if cycles and not asked.allow_power_cycle:
         warnings.append(
             "It is refused unless allow_power_cycle (--allow-power-cycle) is passed, or it is "
@@ -248,7 +221,7 @@ def _snapshot(world: World, body: BaseModel) -> Plan:
         warnings.append("What the guest has in memory only, unwritten, is not in the snapshot.")
     if asked.memory:
         warnings.append("Until it is deleted, vCPUs and memory cannot be resized.")
-    warnings += _beside(world, "snapshot")
+    warnings += world.beside("snapshot")
     return Plan(
         (Change(Effect.LIVE, "snapshot", None, asked.name or "named by the time"),),
         still if world.runs else NONE,
@@ -267,7 +240,7 @@ def _revert(world: World, _body: BaseModel) -> Plan:
         goes_on if memory else cut,
         (
             f"What was written since '{name}', and is in no other snapshot, is lost.",
-            *_beside(world, "way back"),
+            *world.beside("way back"),
         ),
     )
 

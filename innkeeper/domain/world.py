@@ -73,3 +73,31 @@ class World:
     def runs(self) -> bool:
         """Tell whether there is a guest that could be interrupted."""
         return self.status is Status.ACTIVE
+
+    def beside(self, what: str) -> list[str]:
+        """Tell of the data disks that a snapshot, a clone or the like is not about."""
+        names = ", ".join(disk.name for disk in self.disks)
+        return [f"Data disks are not part of the {what}: {names}."] if names else []
+
+    @property
+    def going_along(self) -> list[str]:
+        """Tell of the snapshots and data disks of a server that leaves its host."""
+        kept = ", ".join(one.name for one in self.snapshots)
+        disks = ", ".join(disk.name for disk in self.disks)
+        told = [f"Snapshots that go along: {kept}."] if kept else []
+        return [*told, f"Data disks that go along: {disks}."] if disks else told
+
+    @property
+    def parted(self) -> list[str]:
+        """Tell of the further cards of a server that comes to a host, and whom it parts from."""
+        if not self.cards:
+            return []
+        told = [f"Network cards that go along: {', '.join(card.name for card in self.cards)}."]
+        if self.host != self.home:
+            told += [
+                f"Card {card.name} {card.told}: an isolated network ends at its host, so over it "
+                f"the server does not reach {', '.join(card.neighbours)} on {self.home} any more."
+                for card in self.cards
+                if card.neighbours
+            ]
+        return told

@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from innkeeper.contracts import Claim
 from innkeeper.db.models import (
-    Artifact,
     Operation,
     OperationStep,
     PortForward,
@@ -34,6 +33,7 @@ from innkeeper.domain.lifecycle import (
 from innkeeper.domain.steps import STEPS, ArtifactKind
 from innkeeper.errors import ClaimLost, Conflict, NotFound, OperationCancelled
 from innkeeper.services import (
+    artifacts,
     attachments,
     binding,
     cards,
@@ -168,7 +168,7 @@ def _begin(
     side = drafting.side_of(operation, step)
     plan = drafting.load(session, operation.id, row, done=was_done, subject=subject, side=side)
     for kind, name in makes(plan) if makes and not undo else ():
-        _intend(session, plan, kind, name)
+        artifacts.intend(session, plan, kind, name)
     return plan
 
 
@@ -184,26 +184,6 @@ def commit(held: Claim) -> None:
     with transaction() as session:
         operation = hold(session, held)
         operation.request = operation.request | {COMMITTED: True}
-
-
-def _intend(session: Session, plan: Blueprint, kind: ArtifactKind, name: str) -> None:
-    row = session.scalar(
-        select(Artifact).where(
-            Artifact.host_id == plan.host.id, Artifact.kind == kind, Artifact.name == name
-        )
-    )
-    if row is None:
-        session.add(
-            Artifact(
-                host_id=plan.host.id,
-                server_id=plan.server_id,
-                operation_id=plan.operation_id,
-                kind=kind,
-                name=name,
-            )
-        )
-    else:
-        row.server_id = plan.server_id  # a copy of a data disk may be another server's by now
 
 
 def end(
@@ -258,14 +238,7 @@ def _end_step(
     row.ended_at, row.detail, row.progress = now(), _text(detail or "") or None, None
     server = session.get_one(Server, operation.server_id)
     host_id = drafting.side_of(operation, step) or server.host_id
-    for kind, name in made:
-        session.execute(update(Artifact).where(*_same(host_id, kind, name)).values(state="present"))
-    for kind, name in removed:
-        session.execute(delete(Artifact).where(*_same(host_id, kind, name)))
-
-
-def _same(host_id: UUID | None, kind: ArtifactKind, name: str) -> tuple[Any, ...]:
-    return (Artifact.host_id == host_id, Artifact.kind == kind, Artifact.name == name)
+    artifacts.close(session, host_id, made, removed)
 
 
 def fail(held: Claim, step: str, error: str) -> None:
