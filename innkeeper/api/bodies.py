@@ -14,7 +14,8 @@ from pydantic import (
 
 from innkeeper.domain.cards import BRIDGE, operators_bridge
 from innkeeper.domain.disks import POOL_NAME
-from innkeeper.domain.specs import Firmware, Line, MaintenanceWindow, Name, check_line
+from innkeeper.domain.lines import check_line
+from innkeeper.domain.specs import Firmware, Line, MaintenanceWindow, Name
 from innkeeper.services.views import ApiKeyView, Role
 
 _LARGEST = 2**31 - 1  # what the database's integer holds

@@ -9,7 +9,7 @@ import yaml
 
 from innkeeper.cli.failures import UsageFailure
 from innkeeper.cli.output import say
-from innkeeper.domain.specs import check_ssh_key
+from innkeeper.domain.lines import check_ssh_key
 from innkeeper.settings import settings
 
 _LITERAL = ("ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-")

@@ -14,13 +14,12 @@ from pydantic import ValidationError
 
 from innkeeper.contracts import REQUESTS, deployment_name
 from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.lines import check_line, check_ssh_key
 from innkeeper.domain.specs import (
     RoleRequest,
     ServerRequest,
     StopRequest,
-    check_line,
     check_package,
-    check_ssh_key,
 )
 
 HOSTILE = [
