@@ -17,6 +17,7 @@ from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import Conflict, NotFound, TransientError
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.errors import SubstrateInactive
 from innkeeper.services import attachments, diskplans, events, journal, paging
 from innkeeper.services.planning import ACT, Foresight
 from innkeeper.services.views import DiskView, Page
@@ -87,7 +88,8 @@ def delete(
 ) -> None:
     """Delete a kept disk and what is on it.
 
-    That it is to go is committed first: if its host cannot do it now, reconcile sees to it later.
+    That it is to go is committed first: if its host cannot do it now, or its pool is stopped,
+    reconcile sees to it later.
 
     Raises:
         Foreseen: it was a dry run; the plan is in it.
@@ -105,7 +107,7 @@ def delete(
         diskplans.tell(session, row, foresight)
         row.phase = "deleting"
         _record(session, row, "disk.deletion.accepted", actor)
-    with suppress(TransientError):
+    with suppress(TransientError, SubstrateInactive):
         erase(disk_id)
 
 
@@ -118,7 +120,7 @@ def erase(disk_id: UUID) -> None:
     Killed in between, it is done again; a disk of another phase is left alone.
 
     Raises:
-        HostUnreachable, PoolBusy: nothing was forgotten.
+        HostUnreachable, PoolBusy, SubstrateInactive: nothing was forgotten.
     """
     with transaction() as session:
         row = session.get(DataDisk, disk_id)

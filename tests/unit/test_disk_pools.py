@@ -7,8 +7,6 @@ from journaled import active
 from stepwise import Life
 from two_hosts import used
 
-from innkeeper.db.models import DataDisk
-from innkeeper.db.session import transaction
 from innkeeper.domain.diskspecs import AttachDiskRequest, DetachDiskRequest, GrowDiskRequest
 from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.naming import POOL, disk_of
@@ -180,9 +178,9 @@ def test_a_pool_that_is_stopped_keeps_nobody_from_mending_the_host(life: Life) -
     detach(life, "goes")
     stray = f"{life.server_id}-root-0.qcow2"
     storage.ensure_volume(life.conn, POOL, stray, 1 << 20)
-    with transaction() as session:
-        session.query(DataDisk).filter_by(name="goes").update({"phase": "deleting"})
     life.conn.storagePoolLookupByName("ssd").destroy()
+    disks.delete(found()["goes"].id, project_id=None, actor="me")
+    assert found()["goes"].phase == "deleting"
     told = {finding.name: finding for finding in mend_host(life.catalogue.host_ids["alpha"])}
     assert stray not in storage.volume_names(life.conn, POOL)
     assert told.pop(stray).reapable
