@@ -10,8 +10,8 @@ import pytest
 
 from e2e.estate import Estate, eventually, unique
 from e2e.faults import FULL, resize, small_pool
-from e2e.test_shelving import OWN
 from e2e.test_shelving import Life as Shelved
+from e2e.test_shelving import own
 from e2e.test_snapshots import CHECK, WRITER
 from innkeeper.cli.client import Json
 from innkeeper.hypervisor import migration
@@ -43,7 +43,7 @@ class Life(Shelved):
     def stands(self, home: str, before: Json) -> None:
         """Assert that the server, all of it, is on one host, and answers there."""
         assert (self.server["status"], self.server["host"]) == ("active", home)
-        assert {key: self.server[key] for key in OWN} == {key: before[key] for key in OWN}
+        assert own(self.server) == own(before)
         assert self.server["edge_address"] == self.estate.host(home).edge_address
         other = {"lab1": "lab2", "lab2": "lab1"}[home]
         cards = len(self.server["nics"]) - 1
