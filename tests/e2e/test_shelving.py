@@ -257,6 +257,7 @@ def test_a_writer_goes_onto_the_shelf_and_comes_back_elsewhere(life: Life) -> No
     assert life.sh("cat /root/boots") == "first boot", "it is not a new instance"
     assert abs(int(life.sh("date +%s")) - time.time()) < CLOCK_SECONDS
     assert life.has_its_cards() == cards
+    life.done("parted", life.estate.act(life.server, "detach-nic", nic="back"))  # for memories
 
 
 COUNT = "/dev/shm/count"  # noqa: S108 - in the guest's memory
