@@ -65,8 +65,10 @@ def prepare(
     new = session.get_one(Host, require_chosen(verdict, resizing.waiting_of(server)))
     cycles = runs and not live
     if cycles and not (body.allow_power_cycle or dry_run or resizing.in_window(server)):
+        staying = attachments.staying(session, server)
+        why = (_obstacle(old, new, staying) if wants_live else None) or "it was asked for cold"
         raise PowerCycleNeeded(
-            f"'{server.name}' cannot go to {new.name} while it runs. Pass allow_power_cycle "
+            f"'{server.name}' cannot go to {new.name} while it runs: {why}. Pass allow_power_cycle "
             "(--allow-power-cycle), ask in its maintenance window "
             f"({server.maintenance_window or 'it has none'}), or look at the plan (--dry-run)."
         )

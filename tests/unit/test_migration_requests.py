@@ -31,7 +31,7 @@ def life(catalogue: Catalogue) -> Life:
 
 
 def test_interruptions_have_to_be_allowed(life: Life) -> None:
-    with pytest.raises(PowerCycleNeeded, match="cannot go to beta while it runs"):
+    with pytest.raises(PowerCycleNeeded, match="to beta while it runs: a simulated guest cannot"):
         life.ask(Verb.MIGRATE)
     with pytest.raises(PowerCycleNeeded):
         life.ask(Verb.MIGRATE, MigrateRequest(mode="cold"))
