@@ -41,12 +41,12 @@ def leave_nvram(b: Blueprint) -> None:
 
 
 def give_nvram(b: Blueprint) -> None:
-    """Put what was kept on the host, unless the guest runs there already and writes to it.
+    """Put what was kept on the host, unless the guest runs there already, or has, and wrote to it.
 
     Raises:
         HostUnreachable, CommandFailed: the host has it not.
     """
-    if not has_nvram(b) or (written := nvram.kept(b.server_id)) is None:
+    if b.committed or not has_nvram(b) or (written := nvram.kept(b.server_id)) is None:
         return
     if guest.power_state(connect(b.host.uri), b.server_id) is PowerState.OFF:
         open_channel(b.host.channel).write_file(nvram_file(b.domain_name), written)

@@ -5,6 +5,7 @@ that PostgreSQL would give through SELECT … FOR UPDATE.
 """
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -21,6 +22,7 @@ from innkeeper.errors import TransientError
 from innkeeper.settings import settings
 
 logger = logging.getLogger(__name__)
+_making = threading.Lock()  # the cache lets two threads that come first make two engines
 
 
 class DatabaseUnavailable(TransientError):
@@ -62,8 +64,9 @@ def engine_for(url: str) -> Engine:
 
 
 def engine() -> Engine:
-    """Return the engine of the configured database."""
-    return engine_for(settings().database_url)
+    """Return the engine of the configured database, one for all threads."""
+    with _making:
+        return engine_for(settings().database_url)
 
 
 @contextmanager

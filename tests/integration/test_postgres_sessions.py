@@ -3,15 +3,38 @@
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Catalogue, Race
 from sqlalchemy import text
 
+from innkeeper.db import session as sessions
 from innkeeper.db.models import Plan
-from innkeeper.db.session import DatabaseUnavailable, engine, exclusive, transaction
+from innkeeper.db.session import (
+    DatabaseUnavailable,
+    engine,
+    engine_for,
+    exclusive,
+    transaction,
+)
 from innkeeper.errors import TransientError
 from innkeeper.settings import settings
+
+
+def test_threads_that_come_first_share_one_engine(
+    database: str, race: Race, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, make = [], sessions.create_engine
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        made.append(make(*args, **options))
+        time.sleep(0.05)
+        return made[-1]
+
+    monkeypatch.setattr(sessions, "create_engine", slowly)
+    engine_for.cache_clear()
+    assert len({id(found) for found in race(6, lambda _number: engine())}) == len(made) == 1
 
 
 def test_a_transaction_commits_together_or_not_at_all(catalogue: Catalogue) -> None:

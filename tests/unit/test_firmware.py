@@ -1,5 +1,9 @@
 """Images that boot by UEFI: where they may go, and what their guests' firmware remembers."""
 
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
 import pytest
 from conftest import Catalogue
 from journaled import active, started
@@ -9,7 +13,9 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import RebuildRequest
 from innkeeper.errors import Conflict, NoHostFits
+from innkeeper.hypervisor.power import PowerState
 from innkeeper.services import accept, images, nvram, servers
+from tasks import firmware
 
 
 def by_uefi(catalogue: Catalogue) -> None:
@@ -55,3 +61,31 @@ def test_what_was_written_comes_back_and_is_forgotten(catalogue: Catalogue) -> N
     nvram.keep(claim, None)
     assert nvram.kept(claim.server_id) is None
     assert servers.get(claim.server_id).name == "web"
+
+
+@pytest.mark.parametrize(
+    ("committed", "state", "written"),
+    [
+        (False, PowerState.OFF, [b"kept"]),
+        (False, PowerState.RUNNING, []),
+        (True, PowerState.OFF, []),  # it has run there since, and what it wrote is newer
+    ],
+)
+def test_what_was_kept_replaces_nothing_newer(
+    monkeypatch: pytest.MonkeyPatch, committed: bool, state: PowerState, written: list[bytes]
+) -> None:
+    found: list[bytes] = []
+    channel = SimpleNamespace(write_file=lambda _path, data: found.append(data))
+    monkeypatch.setattr(firmware.nvram, "kept", lambda _id: b"kept")
+    monkeypatch.setattr(firmware, "connect", lambda _uri: None)
+    monkeypatch.setattr(firmware, "open_channel", lambda _channel: channel)
+    monkeypatch.setattr(firmware.guest, "power_state", lambda *_: state)
+    b: Any = SimpleNamespace(
+        committed=committed,
+        disk_image=SimpleNamespace(firmware="uefi"),
+        host=SimpleNamespace(simulated=False, uri="", channel=""),
+        server_id=uuid4(),
+        domain_name="ik-web",
+    )
+    firmware.give_nvram(b)
+    assert found == written
