@@ -16,7 +16,7 @@ from innkeeper.domain.lifecycle import ARRIVALS, Phase, Verb
 from innkeeper.domain.specs import ServerRequest
 from innkeeper.domain.steps import is_at_new_host
 from innkeeper.errors import ClaimLost, HostUnreachable, InnkeeperError, InvalidRequest
-from innkeeper.services import accept, journal, operations, projects, resources, servers
+from innkeeper.services import accept, journal, operations, projects, reconcile, resources, servers
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 from tasks.shown import only_shown
@@ -128,6 +128,8 @@ async def _undo(claim: Claim, error: Exception) -> None:
         except Exception:
             logger.exception("The undo of step '%s' failed; reconcile will reap it.", begun.name)
     await asyncio.to_thread(journal.undone, claim)
+    with suppress(InnkeeperError):  # its host is silent: reconcile looks again
+        await asyncio.to_thread(reconcile.adopt_power_of, claim.server_id)
 
 
 async def _go_on(claim: Claim) -> None:

@@ -53,11 +53,13 @@ class Room:
     """What decides how far a guest may grow while it runs.
 
     `memory_headroom` times its memory is the most that a guest could take without asking, were its
-    balloon driver to lie: more than 1 is for operators who trust their guests.
+    balloon driver to lie: more than 1 is for operators who trust their guests. `pluggable_vcpus`
+    is how many vCPUs its emulator takes now; None: any number.
     """
 
     host_vcpus: int
     memory_headroom: float = 1.0
+    pluggable_vcpus: int | None = None
 
     def shape(
         self,
@@ -175,7 +177,7 @@ def resize(
             f"A root disk only grows: it has {before.disk_gib} GiB, {wanted.disk_gib} asked."
         )
     fresh = room.shape(wanted, fine, made_of)
-    obstacles = _obstacles(before, wanted, fresh) if runs else {}
+    obstacles = _obstacles(before, wanted, fresh, room.pluggable_vcpus) if runs else {}
     stays = (wanted.vcpus, wanted.memory_mib) == (before.vcpus, before.memory_mib)
     stays = stays and tuning.arranged(fine) == tuning.arranged(before.cpu)
     stays = stays and backing.fixed(made_of) == backing.fixed(before.memory)
@@ -192,12 +194,12 @@ def resize(
     return Resize(before, fresh, obstacles)
 
 
-def _obstacles(before: Shape, wanted: Demand, fresh: Shape) -> dict[str, str]:
+def _obstacles(
+    before: Shape, wanted: Demand, fresh: Shape, pluggable: int | None
+) -> dict[str, str]:
     found = {}
-    if wanted.vcpus < before.vcpus:
-        found["vCPUs"] = "a vCPU cannot be taken from a running guest"
-    elif wanted.vcpus > before.max_vcpus:
-        found["vCPUs"] = f"it was started with room for {before.max_vcpus} vCPUs"
+    if in_the_way := _vcpu_obstacle(before, wanted.vcpus, pluggable):
+        found["vCPUs"] = in_the_way
     if wanted.memory_mib != before.memory_mib and backing.fixed(before.memory):
         found["memory"] = (
             "huge pages are all taken when a guest starts"
@@ -216,6 +218,16 @@ def _obstacles(before: Shape, wanted: Demand, fresh: Shape) -> dict[str, str]:
     if before.cpu.get("shares") and not fresh.cpu.get("shares"):
         found["CPU shares"] = "what the host's default is, only a start tells"
     return found
+
+
+def _vcpu_obstacle(before: Shape, wanted: int, pluggable: int | None) -> str | None:
+    if wanted < before.vcpus:
+        return "a vCPU cannot be taken from a running guest"
+    if wanted > before.max_vcpus:
+        return f"it was started with room for {before.max_vcpus} vCPUs"
+    if pluggable is not None and wanted - before.vcpus > pluggable:
+        return f"its emulator has room for {pluggable} more just now"
+    return None
 
 
 def require_room(host: Capacity, way: Resize) -> None:

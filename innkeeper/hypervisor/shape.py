@@ -9,7 +9,7 @@ from uuid import UUID
 import libvirt
 
 from innkeeper.errors import PermanentError
-from innkeeper.hypervisor import guest
+from innkeeper.hypervisor import emulator, guest
 from innkeeper.hypervisor.errors import (
     AgentUnavailable,
     NotSupported,
@@ -98,10 +98,14 @@ def plug_vcpus(conn: libvirt.virConnect, server_id: UUID, count: int) -> None:
     Raises:
         StateChanged: the guest does not run.
         DocumentRefused: it was started with room for fewer.
+        EmulatorFull: it would end the guest.
     """
     domain = _domain(conn, server_id)
-    if domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE) < count:
-        domain.setVcpusFlags(count, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    more = count - domain.vcpusFlags(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    if more <= 0:
+        return
+    emulator.require_room(conn, server_id, more)
+    domain.setVcpusFlags(count, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 def online_vcpus(conn: libvirt.virConnect, server_id: UUID, count: int) -> bool:

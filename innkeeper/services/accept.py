@@ -273,7 +273,7 @@ def request(
         )
     if isinstance(body, ConfigureRequest):
         check_roles(body.roles)
-    hostcheck.ask(verb, server_id, body, project_id)
+    pluggable = hostcheck.ask(verb, server_id, body, project_id)
     with (
         planning.warned(),
         verifying.giving_way(dry_run=foresight.dry_run),
@@ -298,7 +298,7 @@ def request(
             _check_disk(image, server.disk_gib)
             firmware.require_same(session, server, image)
         seen = planning.look(session, server, verb, body, foresight)
-        plain |= _prepared(session, server, verb, body, dry_run=foresight.dry_run)
+        plain |= _prepared(session, server, verb, body, pluggable, dry_run=foresight.dry_run)
         roles = plain.pop("roles", None)
         operation = Operation(
             id=uuid4(),
@@ -337,14 +337,20 @@ def request(
 
 
 def _prepared(
-    session: Session, server: Server, verb: Verb, body: BaseModel, *, dry_run: bool
+    session: Session,
+    server: Server,
+    verb: Verb,
+    body: BaseModel,
+    pluggable: int | None,
+    *,
+    dry_run: bool,
 ) -> dict[str, Any]:
     """Check and reserve what a verb needs; return what its operation notes beside the request."""
     return {
         **attachments.prepare(session, server, body, verb),
         **cards.prepare(session, server, body, verb),
         **layering.prepare(session, server, body, verb),
-        **resizing.prepare(session, server, body, dry_run=dry_run),
+        **resizing.prepare(session, server, body, pluggable=pluggable, dry_run=dry_run),
         **shelving.prepare(session, server, body),
         **migrating.prepare(session, server, body, dry_run=dry_run),
     }

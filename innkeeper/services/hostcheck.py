@@ -9,7 +9,7 @@ from innkeeper.db.models import Host, Server
 from innkeeper.db.session import transaction
 from innkeeper.domain import backing, tuning
 from innkeeper.domain.backing import MemoryTuning
-from innkeeper.domain.lifecycle import Verb
+from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import (
     CloneRequest,
     MigrateRequest,
@@ -19,15 +19,19 @@ from innkeeper.domain.specs import (
 )
 from innkeeper.domain.tuning import CpuTuning
 from innkeeper.errors import Forbidden, TransientError
+from innkeeper.hypervisor import emulator
+from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.errors import Absent
 from innkeeper.services import measuring, offers, resizing
 from innkeeper.services.offers import FinePrint
 from innkeeper.services.views import Role
 
 
-def ask(verb: Verb, server_id: UUID, body: BaseModel, project_id: UUID | None) -> None:
+def ask(verb: Verb, server_id: UUID, body: BaseModel, project_id: UUID | None) -> int | None:
     """Have the hosts that matter to a verb tell what they offer, if the server needs to know.
 
     Those are its own, or all that it may come to. Who may not see the server learns nothing here.
+    Return how many vCPUs the guest's emulator takes more, if that matters.
 
     Raises:
         HostUnreachable: its own host does not tell.
@@ -36,17 +40,18 @@ def ask(verb: Verb, server_id: UUID, body: BaseModel, project_id: UUID | None) -
     with transaction() as session:
         server = session.get(Server, server_id)
         if server is None or (project_id is not None and server.project_id != project_id):
-            return
+            return None
         host = session.get(Host, server.host_id) if server.placed else None
         own = (server.cpu, server.memory)
         waits = server.pending["after"] if server.pending else {}
         later = (waits.get("cpu", {}), waits.get("memory", {}))
-        more = 0
+        more, grows = 0, False
         if isinstance(body, ResizeRequest):
             own = resizing.fine_print(server, body)
             same = own == (server.cpu, server.memory) and not own[1].get("hugepages")
             own = ({}, {}) if same else own
             more = 0 if own[1].get("hugepages") else resizing.more_memory(session, server, body)
+            grows = server.status == Status.ACTIVE and (body.vcpus or body.plan) is not None
     if isinstance(body, CloneRequest):
         ask_for(body, host.id if host else None)
     elif isinstance(body, UnshelveRequest | MigrateRequest):
@@ -54,9 +59,13 @@ def ask(verb: Verb, server_id: UUID, body: BaseModel, project_id: UUID | None) -
     elif isinstance(body, ResizeRequest) and host is not None:
         measuring.require_available(host, more)
         offers.ask(*_both(own, later), host.id)
+        if grows and host.virt_type == "qemu":
+            with suppress(Absent):  # its domain has gone: the steps say so
+                return emulator.pluggable_vcpus(connect(host.uri), server_id)
     elif verb in {Verb.START, Verb.REBOOT} and waits and host is not None:
         with suppress(TransientError):  # the steps wait for it
             offers.ask(*later, host.id)
+    return None
 
 
 def _both(one: FinePrint, other: FinePrint) -> FinePrint:

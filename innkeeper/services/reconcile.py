@@ -174,23 +174,45 @@ def adopt_power(host_id: UUID) -> int:
         uri = session.get_one(Host, host_id).uri
         rows = session.scalars(select(Server).where(Server.host_id == host_id)).all()
         known = {row.id: (row.status, row.updated_at) for row in rows}
-    connection, adopted = connect(uri), 0
-    for domain in guest.owned(connection):
+    adopted = 0
+    for domain in guest.owned(connect(uri)):
         if domain.server_id not in known:
             continue
         status, updated_at = known[domain.server_id]
-        detail = ""
-        if status == Status.SUSPENDED and domain.power_state is PowerState.OFF:
-            kept = suspension.is_saved(connection, domain.server_id)
-            detail = "" if kept else _MEMORY_GONE
         adopted += observe_power(
             domain.server_id,
             domain.power_state,
-            detail,
+            _detail(uri, domain.server_id, status, domain.power_state),
             host_id=host_id,
             unless_changed_since=updated_at,
         )
     return adopted
+
+
+def adopt_power_of(server_id: UUID) -> bool:
+    """Look whether a server that an operation has let go runs; tell whether its status changed.
+
+    What its host told meanwhile was left to the operation.
+
+    Raises:
+        HostUnreachable: the host does not tell.
+    """
+    with transaction() as session:
+        server = session.get(Server, server_id)
+        if server is None or server.operation_id is not None or not server.placed:
+            return False
+        host_id, status, updated_at = server.host_id, server.status, server.updated_at
+        uri = session.get_one(Host, host_id).uri
+    state = guest.power_state(connect(uri), server_id)
+    detail = _detail(uri, server_id, status, state)
+    return observe_power(server_id, state, detail, host_id=host_id, unless_changed_since=updated_at)
+
+
+def _detail(uri: str, server_id: UUID, status: str, power_state: PowerState | None) -> str:
+    """Tell that a server which was suspended is off for good: its memory is not there any more."""
+    if status != Status.SUSPENDED or power_state is not PowerState.OFF:
+        return ""
+    return "" if suspension.is_saved(connect(uri), server_id) else _MEMORY_GONE
 
 
 def host_ids() -> list[UUID]:

@@ -93,11 +93,17 @@ def way_of(pending: dict[str, Any]) -> Resize:
 
 
 def prepare(
-    session: Session, server: Server, body: BaseModel, *, dry_run: bool = False
+    session: Session,
+    server: Server,
+    body: BaseModel,
+    *,
+    pluggable: int | None = None,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Check a resize, reserve its growth, and return what its operation notes.
 
-    The caller holds the locks of project and server.
+    The caller holds the locks of project and server; the guest's emulator takes `pluggable` more
+    vCPUs (None: any number).
 
     Raises:
         QuotaExceeded, NoHostFits, PowerCycleNeeded, Conflict, NotFound, InvalidRequest: nothing
@@ -108,7 +114,7 @@ def prepare(
     host = session.get_one(Host, server.host_id)
     wanted, plan = _wanted(session, server, body)
     replaced = let_go(server)
-    room = Room(host.vcpus, settings().memory_headroom)
+    room = Room(host.vcpus, settings().memory_headroom, pluggable)
     runs = server.status == Status.ACTIVE
     before = shape_of(server)
     fine, made_of = fine_print(server, body)

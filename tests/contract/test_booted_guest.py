@@ -1,5 +1,6 @@
 """What needs a guest that really runs: its agent, its shutdown, its clock, a full pool."""
 
+import contextlib
 import json
 import queue
 import threading
@@ -14,8 +15,9 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from innkeeper.hypervisor import guest, network, storage, suspension
+from innkeeper.hypervisor import emulator, guest, network, shape, storage, suspension
 from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.emulator import EmulatorFull
 from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.hypervisor.events import AgentChanged, DiskError, Event, PowerChanged, watch
 from innkeeper.hypervisor.power import PowerState
@@ -110,6 +112,7 @@ def _define(conn: libvirt.virConnect) -> UUID:
         operation_id=uuid4(),
         name=f"ik-booted-{uuid4().hex[:8]}",
         vcpus=1,
+        max_vcpus=2,
         memory_mib=192,
         virt_type="qemu",
         disks=(
@@ -119,7 +122,10 @@ def _define(conn: libvirt.virConnect) -> UUID:
         nics=(NicSpec(NETWORK, MAC),),
         console_log_path=base.parent / "console.log",
     )
-    guest.define(conn, domain_xml(spec))
+    # A cache of translated code so small that it is full every other second.
+    xml = domain_xml(spec).replace('<tb-cache unit="MiB">256<', '<tb-cache unit="MiB">16<')
+    assert ">16<" in xml
+    guest.define(conn, xml)
     return spec.server_id
 
 
@@ -167,6 +173,35 @@ def test_a_saved_guest_goes_on_where_it_stood(booted: Booted) -> None:
     assert float(booted.agent("guest-get-time")) > float(before), "it did not boot anew"
     guest.set_clock(booted.conn, booted.server)
     assert _clock_error(booted) < 2
+
+
+def test_a_vcpu_is_plugged_in_when_the_emulator_has_room_and_ends_no_guest(booted: Booted) -> None:
+    booted.run_up()
+    churn = "while :; do echo 3 > /proc/sys/vm/drop_caches; ls -lR /usr; done"
+    booted.agent("guest-exec", path="/bin/sh", arg=["-c", churn])
+    room: list[int] = []
+
+    def told() -> int:
+        room.append(emulator.pluggable_vcpus(booted.conn, booted.server) or 0)
+        return room[-1]
+
+    def refused() -> bool:
+        try:
+            emulator.require_room(booted.conn, booted.server, 1)
+        except EmulatorFull:
+            return True
+        return False
+
+    def plugged() -> bool:
+        with contextlib.suppress(EmulatorFull):
+            shape.plug_vcpus(booted.conn, booted.server, 2)
+        return shape.vcpus(booted.conn, booted.server) == 2
+
+    eventually(refused, 60)
+    eventually(lambda: told() > 0, 60)
+    eventually(plugged, 60)
+    assert guest.agent_ping(booted.conn, booted.server)
+    assert max(room) < 8, "one region is the guest's"
 
 
 def test_stop_uses_the_agent_when_it_answers(booted: Booted) -> None:

@@ -99,6 +99,15 @@ def test_reasons() -> None:
         assert way.obstacles == obstacles
 
 
+def test_an_emulator_without_room_takes_a_power_cycle() -> None:
+    shape, wanted = Shape(2, 1024, 10, 4, 1024), Demand(4, 1024, 10)
+    for pluggable, live in ((None, True), (2, True), (1, False), (0, False)):
+        way = resize(shape, wanted, Room(16, pluggable_vcpus=pluggable), runs=True)
+        assert bool(way.obstacles) is not live
+    assert "room for 0 more" in way.obstacles["vCPUs"]
+    assert not resize(shape, Demand(2, 1024, 11), Room(16, pluggable_vcpus=0), runs=True).obstacles
+
+
 def test_only_the_growth_has_to_fit() -> None:
     host = Capacity(
         uuid4(),

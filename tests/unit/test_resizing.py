@@ -1,5 +1,6 @@
 """Resizing: what is reserved and given back, and the steps on simulated hosts."""
 
+import logging
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -17,7 +18,16 @@ from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.specs import ResizeRequest, RevertRequest, SnapshotRequest
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound, QuotaExceeded
 from innkeeper.hypervisor import guest, shape, storage
-from innkeeper.services import accept, journal, reservations, resizing, servers
+from innkeeper.hypervisor.errors import GuestProcessFailed
+from innkeeper.services import (
+    accept,
+    hostcheck,
+    journal,
+    reconcile,
+    reservations,
+    resizing,
+    servers,
+)
 from innkeeper.services.resizing import PowerCycleNeeded
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
@@ -65,6 +75,16 @@ def test_an_undo_gives_the_growth_back_but_what_stays_grown(catalogue: Catalogue
     assert size(server_id) == (1, 1024, 12)
     with transaction() as session:
         assert session.scalars(select(Disk).where(Disk.server_id == server_id)).one().size_gib == 12
+
+
+def test_a_vcpu_that_its_emulator_has_no_room_for_takes_a_power_cycle(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_id = active(catalogue, plan="small")
+    monkeypatch.setattr(hostcheck, "ask", lambda *_: 0)
+    with pytest.raises(PowerCycleNeeded, match="its emulator has room for 0 more just now"):
+        ask(server_id, vcpus=2, allow_power_cycle=False)
+    assert ask(server_id, vcpus=2).phase == Phase.QUEUED
 
 
 def test_quota_and_host_bound_the_growth(catalogue: Catalogue) -> None:
@@ -338,3 +358,18 @@ def test_memory_that_a_guest_does_not_give_back_stays_held(
     monkeypatch.setattr(shape, "set_memory", stuck)
     life.resize(memory_mib=384, failing="balloon")
     assert life.agreed() == (1, 384, 1)
+
+
+async def test_a_guest_that_died_meanwhile_is_told_at_once(
+    life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import operation  # noqa: PLC0415 - Prefect's settings come first
+
+    monkeypatch.setattr(operation, "get_run_logger", lambda: logging.getLogger(__name__))
+    held = journal.claim(ask(life.server_id, disk_gib=9).id)
+    guest.destroy(life.conn, life.server_id)
+    off = guest.power_state(life.conn, life.server_id)
+    assert not reconcile.observe_power(life.server_id, off), "that is left to the operation"
+    await operation._undo(held, GuestProcessFailed("QEMU has ended."))
+    assert servers.get(life.server_id).status is Status.STOPPED
+    assert not reconcile.adopt_power_of(life.server_id)

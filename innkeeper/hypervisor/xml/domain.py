@@ -38,7 +38,9 @@ from innkeeper.hypervisor.xml.system import (
 
 VirtType = Literal["kvm", "qemu", "test"]
 
-_TB_CACHE_MIB = 128  # unbounded, QEMU's translation cache grows to 1 GiB a guest
+# Unbounded, QEMU's translation cache grows to 1 GiB a guest. A boot fills 90 MiB, and while the
+# cache is nearly full no vCPU can be plugged in (see emulator.py): more than twice that.
+_TB_CACHE_MIB = 256
 _BALLOON_PERIOD_SECONDS = 5
 _SEED_TARGET = "vdz"  # the last letter: further disks never meet it
 
