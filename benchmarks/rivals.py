@@ -264,10 +264,8 @@ def _inside(bench: Bench) -> Table:
     done = bench.operations
     table = Table("Inside Innkeeper's create until the domain runs", ("part", "median"))
 
-    def add(part: str, seconds: list[float]) -> float:
-        middle = statistics.median(seconds)
-        table.rows.append((part, f"{1000 * middle:.0f} ms"))
-        return middle
+    def add(part: str, seconds: list[float]) -> None:
+        table.rows.append((part, f"{1000 * statistics.median(seconds):.0f} ms"))
 
     add("API answers (accepted, dispatched)", bench.answered)
     add(
@@ -278,15 +276,24 @@ def _inside(bench: Bench) -> Table:
         name for name in done[0]["step_names"] if name in {s["name"] for s in done[0]["steps"]}
     ]
     names = names[: names.index("start") + 1]
-    inside = 0.0
     for name in names:
         steps = [_step(o, name) for o in done]
-        times = [seconds_between(s["begun_at"], s["ended_at"]) for s in steps]
-        inside += add(f"step {name}", times)
+        add(f"step {name}", [seconds_between(s["begun_at"], s["ended_at"]) for s in steps])
     spans = [seconds_between(o["started_at"], _step(o, "start")["ended_at"]) for o in done]
-    whole = statistics.median(spans)
-    table.rows.append(
-        ("between the steps (Prefect's task runs)", f"{1000 * (whole - inside):.0f} ms")
-    )
-    table.rows.append(("**claimed until start is done**", f"{1000 * whole:.0f} ms"))
+    at_work = [_at_work(o, names) for o in done]
+    idle = [span - busy for span, busy in zip(spans, at_work, strict=True)]
+    add("in no step (Prefect's task runs)", idle)
+    add("**claimed until start is done**", spans)
+    table.notes.append("Some steps run at the same time, so they add up to more than the whole.")
     return table
+
+
+def _at_work(operation: Json, names: list[str]) -> float:
+    """Return the seconds in which at least one of these steps was at work."""
+    begin, seconds, until = operation["started_at"], 0.0, 0.0
+    steps = [_step(operation, name) for name in names]
+    spans = [[seconds_between(begin, s[edge]) for edge in ("begun_at", "ended_at")] for s in steps]
+    for begun, ended in sorted(spans):
+        seconds += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return seconds

@@ -13,7 +13,7 @@ from tasks.guest_login import verify_guest, wait_reachable
 from tasks.network import give_lease
 from tasks.operation import operation
 from tasks.seed import write_seed
-from tasks.step import together
+from tasks.step import Beside, together
 from tasks.storage import create_volume
 from tasks.substrate import ensure_substrate
 
@@ -32,11 +32,8 @@ async def create_server(
         project: name of the project that will own the server.
     """
     async with operation(Verb.CREATE, request, operation_id, project=project) as claim:
-        await ensure_substrate(claim)
-        await together(
-            claim,
-            *(create_volume, write_seed, define_domain, give_lease, open_forward, start_domain),
-        )
+        guest = Beside((create_volume, write_seed, define_domain), (give_lease,))
+        await together(claim, Beside((ensure_substrate, guest), (open_forward,)), start_domain)
         await wait_reachable(claim)
         await configure_guest(claim)
         await verify_guest(claim)

@@ -6,7 +6,7 @@ declared, so that the rows are committed before anything exists (see docs/archit
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from prefect import Task
@@ -142,7 +142,73 @@ class Step:
         return detail, None
 
 
-async def together(claim: Claim, *steps: Step) -> None:
+class Beside:
+    """Chains of steps of which none needs what another makes: they run at the same time.
+
+    Each chain is journaled as if it were alone, so a dead run leaves no more than its steps do.
+    """
+
+    def __init__(self, *chains: "Sequence[Step | Beside]") -> None:
+        self.chains = chains
+
+
+class _Chain:
+    """What is still to be done of a chain of steps; a retry goes on with what failed."""
+
+    def __init__(self, parts: Iterable[Step | Beside]) -> None:
+        self.waiting: deque[Step | list[_Chain]] = deque(
+            part if isinstance(part, Step) else [_Chain(chain) for chain in part.chains]
+            for part in parts
+        )
+
+    def steps(self) -> list[Step]:
+        """Return the steps that wait."""
+        found: list[Step] = []
+        for part in self.waiting:
+            if isinstance(part, Step):
+                found.append(part)
+            else:
+                found += [step for chain in part for step in chain.steps()]
+        return found
+
+    async def run(self, claim: Claim, halt: asyncio.Event) -> None:
+        """Do one part after another, until one fails here or in the chain beside."""
+        begun: Blueprint | None = None  # a retry begins anew: what it knew may be history
+        while self.waiting and not halt.is_set():
+            part, following = self.waiting[0], self.waiting[1] if len(self.waiting) > 1 else None
+            if isinstance(part, Step):
+                ahead = following if isinstance(following, Step) else None
+                begun = await part.attempt(claim, begun=begun, following=ahead)
+            else:
+                begun = None
+                await _run_beside(claim, part)
+            self.waiting.popleft()
+
+
+async def _run_beside(claim: Claim, chains: Sequence[_Chain]) -> None:
+    """Run chains at the same time; all have come to rest before the gravest error is raised."""
+    halt = asyncio.Event()
+
+    async def run(chain: _Chain) -> None:
+        try:
+            await chain.run(claim, halt)
+        except BaseException:
+            halt.set()
+            raise
+
+    ended = await asyncio.gather(*map(run, chains), return_exceptions=True)
+    if errors := [error for error in ended if error is not None]:
+        raise min(errors, key=_hope)
+
+
+def _hope(error: BaseException) -> int:
+    """Rank errors: a lost claim ends all, what may pass by itself gives way to what will not."""
+    if isinstance(error, ClaimLost):
+        return 0
+    return 2 if isinstance(error, TransientError) else 1
+
+
+async def together(claim: Claim, *parts: Step | Beside) -> None:
     """Run steps one after another in one Prefect task, each journaled by itself.
 
     For steps of a few milliseconds: a Prefect task of its own costs each of them more than its
@@ -153,14 +219,11 @@ async def together(claim: Claim, *steps: Step) -> None:
         return
     if claim.undoing:
         raise UndoResumed("The operation was being undone when its run died.")
-    waiting = deque(steps)
+    chain = _Chain(parts)
+    steps = chain.steps()
 
     async def run(claim: Claim) -> None:
-        begun: Blueprint | None = None  # a retry begins anew: what it knew may be history
-        while waiting:
-            following = waiting[1] if len(waiting) > 1 else None
-            begun = await waiting[0].attempt(claim, begun=begun, following=following)
-            waiting.popleft()
+        await chain.run(claim, asyncio.Event())
 
     tags = frozenset().union(*(step.tags for step in steps))
     await _task(", ".join(step.name for step in steps), run, tags)(claim)

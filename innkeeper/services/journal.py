@@ -236,9 +236,10 @@ def _end_step(
     row = session.get_one(OperationStep, (operation.id, step))
     row.state = "undone" if undo else "done"
     row.ended_at, row.detail, row.progress = now(), _text(detail or "") or None, None
-    server = session.get_one(Server, operation.server_id)
-    host_id = drafting.side_of(operation, step) or server.host_id
-    artifacts.close(session, host_id, made, removed)
+    if made or removed:
+        server = session.get_one(Server, operation.server_id)
+        host_id = drafting.side_of(operation, step) or server.host_id
+        artifacts.close(session, host_id, made, removed)
 
 
 def fail(held: Claim, step: str, error: str) -> None:

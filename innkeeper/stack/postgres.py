@@ -30,7 +30,7 @@ TUNING = {
     "max_wal_size": "256MB",
     "max_parallel_workers": "2",
     "max_logical_replication_workers": "0",
-    "wal_writer_delay": "1s",  # nobody commits asynchronously here, so it may sleep
+    "wal_writer_delay": "1s",  # only Prefect commits asynchronously, so it may sleep
     "bgwriter_delay": "2s",
     "log_min_messages": "warning",
     "log_checkpoints": "off",
@@ -218,3 +218,6 @@ def ensure_databases(config: StackConfig) -> None:
                         sql.Identifier(name), sql.Identifier(name)
                     )
                 )
+        # Its every request would wait for the disk. What a crash of the database forgets of the
+        # last seconds, reconcile does again: the truth is in our own, which forgets nothing.
+        connection.execute("ALTER ROLE prefect SET synchronous_commit = off")

@@ -21,7 +21,7 @@ from prefect.states import Cancelled, Crashed, Pending
 from prefect.utilities.engine import propose_state
 
 from innkeeper.settings import settings
-from innkeeper.worker import identity
+from innkeeper.worker import engine, identity
 
 _TAKEN = "Taken by "
 _MESSAGE = 1000  # characters of a state's message
@@ -87,6 +87,7 @@ async def take(client: PrefectClient, flow_run: FlowRun, me: str) -> bool:
 
 async def execute(flow: Flow[..., object], flow_run: FlowRun) -> None:
     """Run the flow; how it ended is told to Prefect by its own engine."""
+    engine.begin(flow_run)
     try:
         if flow.isasync:
             await run_flow(flow, flow_run=flow_run, return_type="state")  # type: ignore[misc]

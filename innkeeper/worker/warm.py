@@ -13,12 +13,12 @@ from uuid import UUID
 import anyio.abc
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
-from prefect.context import AsyncClientContext
+from prefect.context import SyncClientContext
 from prefect.states import Crashed
 from prefect.workers.base import BaseJobConfiguration, BaseVariables, BaseWorker, BaseWorkerResult
 
 from innkeeper.dispatch import dispatch_reconcile
-from innkeeper.worker import cancellation, carrying, identity, suspension, waker
+from innkeeper.worker import cancellation, carrying, engine, identity, suspension, waker
 from innkeeper.worker.environment import WORKER_TYPE
 
 POLL_SECONDS = 15.0
@@ -81,14 +81,17 @@ class WarmWorker(BaseWorker[BaseJobConfiguration, BaseVariables, WarmResult]):
         Runs that outlast the grace are reported as crashed: reconcile resumes their operations.
         """
         suspension.observe_once()
-        async with AsyncClientContext.get_or_create(), self:
+        async with engine.client_context(), self:
             self._errand(self._sync())
             self._errand(self._begin())
             try:
-                while not self._stopping.is_set():
-                    await self._take_what_is_due()
-                    await self._pause()
-                return await self._finish()
+                # Prefect's engine asks for a blocking client in every run: one of its own would
+                # read all the machine's certificates anew, 15 ms in which the event loop stands.
+                with SyncClientContext.get_or_create():
+                    while not self._stopping.is_set():
+                        await self._take_what_is_due()
+                        await self._pause()
+                    return await self._finish()
             finally:
                 for errand in self._errands:
                     errand.cancel()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -91,6 +92,12 @@ def test_up_serves_and_settings_find_the_database(running: Settings) -> None:
             "SELECT current_user, current_setting('fsync'), inet_server_addr()::text"
         ).fetchone()
     assert row == ("innkeeper", "on", "127.0.0.1/32")
+    config = read_stack(running.home)
+    assert config is not None
+    ours, prefects = config.database_url, config.prefect_database_url
+    for url, waits in ((ours, "on"), (prefects, "off")):
+        with psycopg.connect(re.sub(r"\+\w+", "", url, count=1)) as connection:
+            assert connection.execute("SHOW synchronous_commit").fetchone() == (waits,)
 
 
 def test_the_passwords_are_private_and_in_no_process_list(running: Settings) -> None:
