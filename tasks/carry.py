@@ -16,18 +16,25 @@ from innkeeper.host import checksum, layers
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import haul, migration, storage
 from innkeeper.hypervisor.connection import connect
-from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.hypervisor.power import PowerState
-from innkeeper.images.failure import ShelfFileDamaged
 from innkeeper.services import journal, offers
 from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
 from tasks.clone import LEASE_SECONDS
+from tasks.files import (
+    DiskInUse,
+    data_copies,
+    data_files,
+    data_volumes,
+    require_arrived,
+    require_image,
+    require_room,
+    root_file,
+)
 from tasks.merge import all_files
-from tasks.shelf import DiskInUse, Told, require_known
+from tasks.shelf import Told, require_known
 from tasks.step import step
-from tasks.unshelve import DiskArrivedDamaged
 
 SNAPSHOTS = "carry-snapshots"
 DISK = "carry-disk"
@@ -42,24 +49,6 @@ _COPYING = 0.9
 def live(b: Blueprint) -> bool:
     """Tell whether the guest runs while it is moved."""
     return bool(b.request["live"])
-
-
-def _root(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    return [(ArtifactKind.VOLUME, b.root_volume)]
-
-
-def data_files(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    """Return the files of a server's data disks, as artifacts."""
-    return [(ArtifactKind.VOLUME, name) for name in _volumes(b)]
-
-
-def _volumes(b: Blueprint) -> list[str]:
-    return [disk.volume for disk in b.data.attached]
-
-
-def _copies(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    # Past the switch their own rows tell of them.
-    return [] if b.committed else data_files(b)
 
 
 def mirrored(b: Blueprint) -> list[DataDiskBlueprint]:
@@ -100,7 +89,7 @@ def carry_snapshots(b: Blueprint) -> str:
     whole = proven.keys() & here
     memories = _memories(b)
     missing = [name for name in (*_upward(b), *memories) if name not in whole]
-    _require_room(b, {*missing, *({b.root_volume, *_volumes(b)} - here)})
+    _require_room(b, {*missing, *({b.root_volume, *data_volumes(b)} - here)})
     if missing:
         with turn(b):
             tell = _telling(b, SNAPSHOTS, missing)
@@ -141,7 +130,7 @@ def _simulate(b: Blueprint) -> str:
     return f"{len(all_files(b))} simulated files"
 
 
-@step(DISK, makes=_root)
+@step(DISK, makes=root_file)
 def carry_disk(b: Blueprint) -> str:
     """Copy the disk of a guest that is off and prove it; for one that runs, make room for it."""
     if b.committed:
@@ -204,7 +193,7 @@ def erase_copy(b: Blueprint) -> str:
     return f"{b.root_volume} deleted"
 
 
-@step(DATA, makes=_copies)
+@step(DATA, makes=data_copies)
 def carry_data_disks(b: Blueprint) -> str:
     """Copy the data disks that nobody writes to now, each proven; for others make room."""
     if b.committed:
@@ -215,7 +204,7 @@ def carry_data_disks(b: Blueprint) -> str:
         return _empty_disks(b, b.data.attached)
     proven, filled = dict(b.step_data.get(PROVEN, {})), mirrored(b)
     whole = proven.keys() & set(storage.volume_names(connect(b.host.uri), POOL))
-    still = [name for name in _volumes(b) if name not in {disk.volume for disk in filled}]
+    still = [name for name in data_volumes(b) if name not in {disk.volume for disk in filled}]
     missing = [name for name in still if name not in whole]
     _require_room(b, {*missing, *(disk.volume for disk in filled)})
     if missing:
@@ -246,9 +235,9 @@ def _empty_disks(b: Blueprint, disks: Iterable[DataDiskBlueprint]) -> str:
 @carry_data_disks.undone_by
 def erase_data_disks(b: Blueprint) -> str:
     """Delete what was put on the new host; the old one has it still."""
-    for name in _volumes(b):
+    for name in data_volumes(b):
         storage.delete_volume(connect(b.host.uri), POOL, name)
-    return f"{len(_volumes(b))} deleted"
+    return f"{len(data_volumes(b))} deleted"
 
 
 @step("remove-data-disks", removes=data_files)
@@ -281,12 +270,9 @@ def _carry(b: Blueprint, name: str, tell: Callable[[str, int], None]) -> str:
     Raises:
         DiskArrivedDamaged: it is not what was sent; it is sent again.
     """
-    old, new, channel = connect(b.there.host.uri), connect(b.host.uri), open_channel(b.host.channel)
+    old, new = connect(b.there.host.uri), connect(b.host.uri)
     length, digest = haul.carry(old, new, POOL, name, tell=lambda passed: tell(name, passed))
-    path = storage.volume_path(new, POOL, name)
-    checksum.settle(channel, path, length)
-    if checksum.blake2b(channel, path, length) != digest:
-        raise DiskArrivedDamaged(f"{path} on {b.host.name} is not what was sent: sending it again.")
+    require_arrived(b, name, length, digest)
     return digest
 
 
@@ -311,13 +297,7 @@ def _require_room(b: Blueprint, names: Collection[str]) -> None:
     Raises:
         PoolFull: it has not.
     """
-    needed = sum(storage.allocated(connect(b.there.host.uri), POOL, names).values())
-    free = storage.pool_capacity(connect(b.host.uri), POOL).free_bytes
-    if needed > free:
-        raise PoolFull(
-            f"The files of {b.name} take {needed >> 20} MiB more, the pool of {b.host.name} has "
-            f"{free >> 20} MiB left: free space there, or choose another host."
-        )
+    require_room(b, sum(storage.allocated(connect(b.there.host.uri), POOL, names).values()))
 
 
 def _require_image(b: Blueprint) -> None:
@@ -326,13 +306,7 @@ def _require_image(b: Blueprint) -> None:
     Raises:
         ShelfFileDamaged: it is not.
     """
-    old, new, base = connect(b.there.host.uri), connect(b.host.uri), b.layers.image
+    old, base = connect(b.there.host.uri), b.layers.image
     standing = [name for name, below in b.layers.leanings() if below == base]
-    if all(storage.leans_on(old, POOL, name) is None for name in standing):
-        return
-    path, length = storage.volume_path(new, POOL, base), storage.length(new, POOL, base)
-    if checksum.sha256(open_channel(b.host.channel), path, length) != b.disk_image.sha256:
-        raise ShelfFileDamaged(
-            f"The image {path} on {b.host.name} is not {b.disk_image.name}: move to another host, "
-            "and have that one looked after."
-        )
+    if any(storage.leans_on(old, POOL, name) for name in standing):
+        require_image(b, "move to another host")

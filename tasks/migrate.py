@@ -22,11 +22,12 @@ from innkeeper.services import journal, migrating
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
 from tasks.carry import DATA, DISK, PROVEN, empty, live, mirrored, turn
+from tasks.files import DiskInUse, data_volumes
 from tasks.firmware import keep_nvram, leave_nvram
 from tasks.guest import spec_of
 from tasks.guest_login import GuestUnreachable, expect_answer
 from tasks.resize import require_window
-from tasks.shelf import DiskInUse, Told
+from tasks.shelf import Told
 from tasks.step import step
 from tasks.suspension import correct_clock
 
@@ -106,7 +107,7 @@ def _require_untouched(b: Blueprint) -> None:
         return
     copied = {b.root_volume: journal.noted(b.claim, DISK).get(PROVEN)}
     copied |= journal.noted(b.claim, DATA).get(PROVEN, {})
-    for name in (b.root_volume, *(disk.volume for disk in b.data.attached)):
+    for name in (b.root_volume, *data_volumes(b)):
         path = storage.volume_path(connect(b.host.uri), POOL, name)
         length = storage.length(connect(b.host.uri), POOL, name)
         if checksum.blake2b(open_channel(b.host.channel), path, length) != copied.get(name):

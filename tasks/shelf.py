@@ -22,6 +22,7 @@ from innkeeper.services import journal, shelves
 from innkeeper.services.blueprint import Blueprint, ShelfBlueprint
 from innkeeper.services.shelves import Shelved
 from innkeeper.settings import settings
+from tasks.files import DiskInUse, data_volumes
 from tasks.firmware import keep_nvram
 from tasks.merge import all_files
 from tasks.progress import INTERVAL_SECONDS, Progress
@@ -33,10 +34,6 @@ DISK = "shelve-disk"
 DATA = "shelve-data-disks"
 _COPIED = 0.4
 """Which part of the step's time the copying takes, about; the rest is compressing."""
-
-
-class DiskInUse(PermanentError):
-    """The disk changed while, or after, it was copied."""
 
 
 class DiskStacked(PermanentError):
@@ -110,12 +107,8 @@ def frozen_files(b: Blueprint) -> list[str]:
     return [*layers, *(name for _kind, name in all_files(b) if name not in layers)]
 
 
-def _data(b: Blueprint) -> list[str]:
-    return [disk.volume for disk in b.data.attached]
-
-
 def _all(b: Blueprint) -> list[str]:
-    return [*frozen_files(b), b.root_volume, *_data(b)]
+    return [*frozen_files(b), b.root_volume, *data_volumes(b)]
 
 
 def require_known(b: Blueprint) -> dict[str, str | None]:
@@ -181,13 +174,13 @@ def clear_disk(b: Blueprint) -> str:
 @step(DATA, tags=[TAG])
 def shelve_data_disks(b: Blueprint) -> str:
     """Put the data disks onto the shelf; the host keeps its own."""
-    return "they are on the shelf" if b.committed else _put(b, DATA, _data(b))
+    return "they are on the shelf" if b.committed else _put(b, DATA, data_volumes(b))
 
 
 @shelve_data_disks.undone_by
 def clear_data_disks(b: Blueprint) -> str:
     """Take them from the shelf again: the host has them as before."""
-    return shelves.clear(b.claim, _data(b))
+    return shelves.clear(b.claim, data_volumes(b))
 
 
 def _is_whole(b: Blueprint, kept: ShelfBlueprint | None) -> bool:
@@ -355,7 +348,7 @@ def adopt_shelf(b: Blueprint) -> str:
     if state is not PowerState.OFF:
         raise DiskInUse(f"{b.name} is {state} while it is shelved: leave it off, then try again.")
     if not b.host.simulated:
-        for volume in (b.root_volume, *_data(b)):
+        for volume in (b.root_volume, *data_volumes(b)):
             _require_same(b, volume, b.shelf[volume].source_digest)
     keep_nvram(b)
     shelves.let_host_go(b.claim)

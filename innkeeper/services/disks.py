@@ -193,11 +193,20 @@ def part(held: Claim) -> list[UUID]:
         return going
 
 
-def leave(session: Session, server: Server, operation: Operation) -> None:
-    """Note that what a server's host has of its data disks is to go, within a transaction.
+def depart(session: Session, held: Claim) -> tuple[Operation, Server] | None:
+    """Pass the point of no return of what takes a server off its host; None: that was passed.
 
-    A disk's own row tells of it where the server is, an artifact's that there is a copy elsewhere.
+    What the host has of its data disks is to go: a disk's own row tells of it where the server is,
+    an artifact's that there is a copy elsewhere.
+
+    Raises:
+        ClaimLost: the operation was taken over.
     """
+    operation = journal.hold(session, held)
+    if operation.request.get(journal.COMMITTED):
+        return None
+    operation.request = operation.request | {journal.COMMITTED: True}
+    server = session.get_one(Server, held.server_id)
     for row in attachments.held_by(session, server):
         session.execute(sa.delete(Artifact).where(*_copy_on(row.host_id, row.volume)))
         session.add(
@@ -210,6 +219,7 @@ def leave(session: Session, server: Server, operation: Operation) -> None:
                 state="present",
             )
         )
+    return operation, server
 
 
 def arrive(session: Session, server: Server) -> None:

@@ -90,19 +90,17 @@ def switch_host(held: Claim) -> None:
         ClaimLost: the operation was taken over.
     """
     with transaction() as session:
-        operation = journal.hold(session, held)
-        if operation.request.get(journal.COMMITTED):
+        leaving = disks.depart(session, held)
+        if leaving is None:
             return
-        server = session.get_one(Server, held.server_id)
+        operation, server = leaving
         names = [
             session.get_one(Host, host_id).name
             for host_id in (server.host_id, server.other_host_id)
         ]
-        disks.leave(session, server, operation)
         reservations.change_sides(session, server)
         binding.move(session, server, UUID(operation.request["sides"][1]))
         disks.arrive(session, server)
-        operation.request = operation.request | {journal.COMMITTED: True}
         events.record(
             session,
             "server.moved",

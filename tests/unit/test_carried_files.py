@@ -14,8 +14,9 @@ from innkeeper.hypervisor import haul, storage
 from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.services.attachments import DataDiskBlueprint, DataDisks
 from tasks import carry, shelf
+from tasks import files as server_files
+from tasks.files import DiskArrivedDamaged
 from tasks.shelf import DiskStacked
-from tasks.unshelve import DiskArrivedDamaged
 
 FIRST, SECOND = UUID(int=1), UUID(int=2)
 
@@ -35,7 +36,9 @@ class Files:
         patch = monkeypatch.setattr
         patch(carry, "connect", lambda uri: uri)
         patch(shelf, "connect", lambda uri: uri)
+        patch(server_files, "connect", lambda uri: uri)
         patch(carry, "open_channel", lambda uri: uri)
+        patch(server_files, "open_channel", lambda uri: uri)
         patch(carry, "turn", lambda _b: nullcontext())
         patch(carry, "_telling", lambda *_: lambda *_: None)
         patch(storage, "volume_names", lambda *_: list(self.there))

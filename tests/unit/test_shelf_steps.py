@@ -23,11 +23,12 @@ from innkeeper.images.failure import ShelfFileDamaged, ShelfFull
 from innkeeper.services.attachments import DataDisks
 from innkeeper.services.blueprint import ShelfBlueprint
 from innkeeper.services.shelves import Shelved
+from tasks import files as server_files
 from tasks import shelf as onto
 from tasks import unshelve as back
-from tasks.shelf import DiskInUse, DiskStacked
+from tasks.files import DiskArrivedDamaged, DiskInUse
+from tasks.shelf import DiskStacked
 from tasks.step import Step
-from tasks.unshelve import DiskArrivedDamaged
 from tests.unit.test_carried_files import disk
 
 SERVER = UUID(int=7)
@@ -70,9 +71,11 @@ class World:
         self._fill(self.pools["old"])
         shutil.copy(self.image, self.pools["new"] / IMAGE)
         patch = monkeypatch.setattr
-        for module in (onto, back):
+        for module in (onto, back, server_files):
             patch(module, "connect", lambda uri: uri)
+        for module in (onto, server_files):
             patch(module, "open_channel", lambda uri: uri)
+        for module in (onto, back):
             patch(module.Told, "tell", lambda *_: None)
         patch(
             storage,
