@@ -21,6 +21,7 @@ from innkeeper.services import journal, offers
 from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
+from tasks import files
 from tasks.clone import LEASE_SECONDS
 from tasks.files import (
     DiskInUse,
@@ -29,7 +30,6 @@ from tasks.files import (
     data_volumes,
     require_arrived,
     require_image,
-    require_room,
     root_file,
 )
 from tasks.merge import all_files
@@ -80,16 +80,18 @@ def carry_snapshots(b: Blueprint) -> str:
     if b.committed:
         return "they are there"
     offers.require_told(b.host, b.cpu, b.memory)
+    files.require_apart(b, SNAPSHOTS)
     proven = dict(b.step_data.get(PROVEN, {}))
     names = [name for _kind, name in all_files(b)]
     if b.host.simulated:
         return _simulate(b)
     require_known(b.there)
-    here = set(storage.volume_names(connect(b.host.uri), POOL))
+    data = data_volumes(b)
+    here = files.there(b, [*names, b.root_volume, *data])
     whole = proven.keys() & here
     memories = _memories(b)
     missing = [name for name in (*_upward(b), *memories) if name not in whole]
-    _require_room(b, {*missing, *({b.root_volume, *data_volumes(b)} - here)})
+    _require_room(b, {*missing, *({b.root_volume, *data} - here)})
     if missing:
         with turn(b):
             tell = _telling(b, SNAPSHOTS, missing)
@@ -203,7 +205,7 @@ def carry_data_disks(b: Blueprint) -> str:
     if b.host.simulated:
         return _empty_disks(b, b.data.attached)
     proven, filled = dict(b.step_data.get(PROVEN, {})), mirrored(b)
-    whole = proven.keys() & set(storage.volume_names(connect(b.host.uri), POOL))
+    whole = proven.keys() & files.there(b, data_volumes(b))
     still = [name for name in data_volumes(b) if name not in {disk.volume for disk in filled}]
     missing = [name for name in still if name not in whole]
     _require_room(b, {*missing, *(disk.volume for disk in filled)})
@@ -224,10 +226,10 @@ def _empty_disks(b: Blueprint, disks: Iterable[DataDiskBlueprint]) -> str:
     for disk in disks:
         raw = disk.format == "raw" and not b.host.simulated
         sized = storage.length if raw else storage.capacity  # a raw one may look like a qcow2
-        size = sized(old, POOL, disk.volume)
+        size = sized(old, files.pool_of(b.there, disk.volume), disk.volume)
         journal.heartbeat(b.claim)  # the next run's it may be by now
-        storage.delete_volume(new, POOL, disk.volume)
-        storage.ensure_volume(new, POOL, disk.volume, size, fmt=disk.format)
+        files.delete(b, disk.volume)
+        storage.ensure_volume(new, disk.pool, disk.volume, size, fmt=disk.format)
         made.append(f"{disk.name} {size >> 30} GiB")
     return f"empty: {', '.join(made) or 'none'}"
 
@@ -235,9 +237,7 @@ def _empty_disks(b: Blueprint, disks: Iterable[DataDiskBlueprint]) -> str:
 @carry_data_disks.undone_by
 def erase_data_disks(b: Blueprint) -> str:
     """Delete what was put on the new host; the old one has it still."""
-    for name in data_volumes(b):
-        storage.delete_volume(connect(b.host.uri), POOL, name)
-    return f"{len(data_volumes(b))} deleted"
+    return files.erase_copies(b, SNAPSHOTS)
 
 
 @step("remove-data-disks", removes=data_files)
@@ -245,13 +245,14 @@ def remove_data_disks(b: Blueprint) -> str:
     """Delete what a host has of data disks that are another's, or the shelf's, now."""
     if not b.committed:
         raise DiskInUse(f"{b.name} has not left {b.host.name}: its data disks stay.")
-    return erase_data_disks(b) or ""
+    for name in data_volumes(b):
+        files.delete(b, name)
+    return f"{len(data_volumes(b))} deleted"
 
 
 def _telling(b: Blueprint, step_name: str, names: Collection[str]) -> Callable[[str, int], None]:
     """Return a way to tell how many bytes of one of these files have passed."""
-    old = connect(b.there.host.uri)
-    lengths = {name: storage.length(old, POOL, name) for name in names}
+    lengths = {name: files.length_of(b.there, name) for name in names}
     tell = Told(b, step_name).bytes("copying", sum(lengths.values()), _COPYING)
     passed = dict.fromkeys(names, 0)
 
@@ -271,7 +272,8 @@ def _carry(b: Blueprint, name: str, tell: Callable[[str, int], None]) -> str:
         DiskArrivedDamaged: it is not what was sent; it is sent again.
     """
     old, new = connect(b.there.host.uri), connect(b.host.uri)
-    length, digest = haul.carry(old, new, POOL, name, tell=lambda passed: tell(name, passed))
+    pools = files.pool_of(b.there, name), files.pool_of(b, name)
+    length, digest = haul.carry(old, new, pools, name, tell=lambda passed: tell(name, passed))
     require_arrived(b, name, length, digest)
     return digest
 
@@ -297,7 +299,7 @@ def _require_room(b: Blueprint, names: Collection[str]) -> None:
     Raises:
         PoolFull: it has not.
     """
-    require_room(b, sum(storage.allocated(connect(b.there.host.uri), POOL, names).values()))
+    files.require_room(b, files.allocated(b.there, names))
 
 
 def _require_image(b: Blueprint) -> None:

@@ -22,7 +22,7 @@ from innkeeper.services import journal, shelves
 from innkeeper.services.blueprint import Blueprint, ShelfBlueprint
 from innkeeper.services.shelves import Shelved
 from innkeeper.settings import settings
-from tasks.files import DiskInUse, data_volumes
+from tasks.files import DiskInUse, allocated, data_volumes, length_of, path_of, pool_of
 from tasks.firmware import keep_nvram
 from tasks.merge import all_files
 from tasks.progress import INTERVAL_SECONDS, Progress
@@ -91,7 +91,7 @@ def shelve_snapshots(b: Blueprint) -> str:
     if not b.host.simulated:
         require_known(b)
         missing = [volume for volume in _all(b) if not _is_whole(b, b.shelf.get(volume))]
-        shelf.require_room(sum(storage.allocated(connect(b.host.uri), POOL, missing).values()))
+        shelf.require_room(sum(allocated(b, missing).values()))
     return _put(b, SNAPSHOTS, frozen_files(b), frozen=True)
 
 
@@ -199,7 +199,7 @@ def _put(b: Blueprint, step_name: str, volumes: Collection[str], *, frozen: bool
     """
     whole = {volume: kept.name for volume, kept in b.shelf.items() if _is_whole(b, kept)}
     missing = [volume for volume in volumes if volume not in whole]
-    sizes = storage.allocated(connect(b.host.uri), POOL, missing)
+    sizes = allocated(b, missing)
     told, passed, total = Told(b, step_name), 0, max(sum(sizes.values()), 1)
     below = {} if b.host.simulated or not missing else require_known(b)
     for volume in missing:
@@ -242,7 +242,8 @@ class _Making:
         shelf.require_room(self.size)
         copy = self.place / "copy"
         tell = self._bytes("copying off the host", self.size)
-        length, digest = haul.bring(connect(self.b.host.uri), POOL, self.volume, copy, tell=tell)
+        connection, pool = connect(self.b.host.uri), pool_of(self.b, self.volume)
+        length, digest = haul.bring(connection, pool, self.volume, copy, tell=tell)
         if frozen:
             _require_same(self.b, self.volume, digest)
         if is_packed(self.volume):
@@ -282,7 +283,8 @@ class _Making:
             DiskStacked: it is a data disk, and lies on something.
         """
         if self.volume not in below:
-            stray = storage.leans_on(connect(self.b.host.uri), POOL, self.volume)
+            pool = pool_of(self.b, self.volume)
+            stray = storage.leans_on(connect(self.b.host.uri), pool, self.volume)
             if stray is not None:
                 raise DiskStacked(f"The data disk {self.volume} lies on {stray.name}: report this.")
         chain: list[str] = []
@@ -324,10 +326,8 @@ def _require_same(b: Blueprint, volume: str, digest: str | None) -> None:
     Raises:
         DiskInUse: it does not.
     """
-    connection, channel = connect(b.host.uri), open_channel(b.host.channel)
-    path = storage.volume_path(connection, POOL, volume)
-    length = storage.length(connection, POOL, volume)
-    if checksum.blake2b(channel, path, length) != digest:
+    channel, path = open_channel(b.host.channel), path_of(b, volume)
+    if checksum.blake2b(channel, path, length_of(b, volume)) != digest:
         raise DiskInUse(f"{volume} of {b.name} is not what was copied: shelve it again.")
 
 

@@ -10,12 +10,12 @@ from innkeeper.images import shelf
 from innkeeper.images.failure import ShelfFileDamaged
 from innkeeper.services import journal, shelves
 from innkeeper.services.blueprint import Blueprint, ShelfBlueprint
+from tasks import files
 from tasks.files import (
     data_copies,
     data_volumes,
     require_arrived,
     require_image,
-    require_room,
     root_file,
 )
 from tasks.merge import all_files
@@ -37,13 +37,13 @@ def unshelve_snapshots(b: Blueprint) -> str:
     """
     if b.committed:
         return "they are there"
-    there = set(storage.volume_names(connect(b.host.uri), POOL))
-    files = {
-        volume: _kept(b, volume) for volume in (*frozen_files(b), b.root_volume, *data_volumes(b))
-    }
+    files.require_apart(b, SNAPSHOTS)
+    wanted = (*frozen_files(b), b.root_volume, *data_volumes(b))
+    coming = {volume: _kept(b, volume).size_bytes for volume in wanted}
     if not b.host.simulated:
-        coming = sum(kept.size_bytes for name, kept in files.items() if name not in there)
-        require_room(b, coming, "at least")
+        here = files.there(b, wanted)
+        sizes = {name: size for name, size in coming.items() if name not in here}
+        files.require_room(b, sizes, "at least")
     return _bring_back(b, SNAPSHOTS, frozen_files(b))
 
 
@@ -82,12 +82,12 @@ def unshelve_data_disks(b: Blueprint) -> str:
 @unshelve_data_disks.undone_by
 def erase_data_disks(b: Blueprint) -> str:
     """Delete what was put on the host; the shelf has it still."""
-    return _erase(b, data_volumes(b))
+    return files.erase_copies(b, SNAPSHOTS)
 
 
 def _erase(b: Blueprint, volumes: Collection[str]) -> str:
     for name in reversed(list(volumes)):
-        storage.delete_volume(connect(b.host.uri), POOL, name)
+        files.delete(b, name)
     return f"{len(volumes)} files deleted"
 
 
@@ -108,18 +108,17 @@ def _kept(b: Blueprint, volume: str) -> ShelfBlueprint:
 
 def _missing(b: Blueprint, volumes: Collection[str]) -> list[str]:
     """Return those that are not on the host, or not proven there."""
-    there = set(storage.volume_names(connect(b.host.uri), POOL))
-    whole = b.step_data.get(ARRIVED, {}).keys() & there
+    whole = b.step_data.get(ARRIVED, {}).keys() & files.there(b, volumes)
     return [volume for volume in volumes if volume not in whole]
 
 
 def _bring_back(b: Blueprint, step_name: str, volumes: Collection[str]) -> str:
     """Put volumes on the host, in this order, each noted when it is proven."""
     arrived, missing = dict(b.step_data.get(ARRIVED, {})), _missing(b, volumes)
-    files = {volume: _kept(b, volume) for volume in missing}
+    kept_files = {volume: _kept(b, volume) for volume in missing}
     told, passed = Told(b, step_name), 0
-    total = max(sum(kept.size_bytes for kept in files.values()), 1)
-    for volume, kept in files.items():
+    total = max(sum(kept.size_bytes for kept in kept_files.values()), 1)
+    for volume, kept in kept_files.items():
         tell = told.part(passed / total, kept.size_bytes / total)
         if b.host.simulated:
             _pretend(b, volume, kept)
@@ -144,7 +143,8 @@ def _send(
     """
     connection = connect(b.host.uri)
     source = shelf.require_whole(kept.name, kept.size_bytes)
-    sent = haul.send(connection, POOL, volume, source, tell=_bytes(volume, kept.size_bytes, tell))
+    told, pool = _bytes(volume, kept.size_bytes, tell), files.pool_of(b, volume)
+    sent = haul.send(connection, pool, volume, source, tell=told)
     if sent != kept.sha256:
         raise ShelfFileDamaged(
             f"{source} is not what was put on the shelf (SHA-256 {sent}, not {kept.sha256}): "
@@ -169,7 +169,8 @@ def _pour(
     connection = connect(b.host.uri)
     with shelf.unpacked(kept.name, kept.size_bytes) as content:
         told = _bytes(volume, length, tell)
-        sent = haul.pour(connection, POOL, volume, content, length, tell=told)
+        pool = files.pool_of(b, volume)
+        sent = haul.pour(connection, pool, volume, content, length, tell=told)
     if sent != kept.source_digest:
         raise ShelfFileDamaged(
             f"{shelf.path_of(kept.name)} is not what was put on the shelf (BLAKE2b {sent}, not "
@@ -196,7 +197,7 @@ def _pretend(b: Blueprint, volume: str, kept: ShelfBlueprint) -> None:
         return
     storage.ensure_volume(
         connection,
-        POOL,
+        files.pool_of(b, volume),
         volume,
         disk.size_bytes if disk else b.disk_bytes,
         backing_path=backing,

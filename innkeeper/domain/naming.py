@@ -91,6 +91,20 @@ def data_volume(disk_id: UUID, fmt: str) -> str:
     return f"{disk_id}-data.{fmt}"
 
 
+def in_pool(pool: str, volume: str) -> str:
+    """Return under which name an artifact's row tells of a volume: with its pool, if a further one.
+
+    No name of a pool or a volume has a slash.
+    """
+    return volume if pool == POOL else f"{pool}/{volume}"
+
+
+def place_of(name: str) -> tuple[str, str]:
+    """Return the pool and the volume that an artifact's row tells of under that name."""
+    pool, slash, volume = name.rpartition("/")
+    return (pool if slash else POOL), volume
+
+
 def disk_of(volume: str) -> UUID | None:
     """Return the data disk that a volume of ours is, or None when it is none."""
     try:

@@ -1,10 +1,11 @@
 """A server as a plan is computed from it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import POOL
-from innkeeper.domain.planning import Change
+from innkeeper.domain.planning import Change, Effect
 from innkeeper.domain.resizing import Resize, Shape
 
 
@@ -46,6 +47,7 @@ class World:
     """A server as a plan is computed from it.
 
     The subject is the snapshot that a verb names, `disk` and `card` those, if there already.
+    `lodged` are the pools that its data disks will lie in, by their names, and
     `host` is where it will be, `home` where it was before; `live` is how a migration moves it,
     and `pauses` whether the guest stands still meanwhile. `waits` is whether a resize waits for a
     power cycle, and `waiting` what another one would have changed that waits until now.
@@ -63,6 +65,7 @@ class World:
     disk: DataDisk | None = None
     cards: tuple[Card, ...] = ()
     card: Card | None = None
+    lodged: Mapping[str, str] = field(default_factory=dict)
     home: str = ""
     live: bool = False
     pauses: bool = False
@@ -86,6 +89,15 @@ class World:
         disks = ", ".join(disk.name for disk in self.disks)
         told = [f"Snapshots that go along: {kept}."] if kept else []
         return [*told, f"Data disks that go along: {disks}."] if disks else told
+
+    @property
+    def relodged(self) -> tuple[Change, ...]:
+        """Tell of the data disks that will lie in another pool than now."""
+        return tuple(
+            Change(Effect.LIVE, f"pool of disk {disk.name}", disk.pool, pool)
+            for disk in self.disks
+            if (pool := self.lodged.get(disk.name, disk.pool)) != disk.pool
+        )
 
     @property
     def parted(self) -> list[str]:

@@ -138,10 +138,16 @@ def _send(
 
 @translated()
 def carry(
-    old: libvirt.virConnect, new: libvirt.virConnect, pool: str, name: str, *, tell: Tell
+    old: libvirt.virConnect,
+    new: libvirt.virConnect,
+    pools: tuple[str, str],
+    name: str,
+    *,
+    tell: Tell,
 ) -> tuple[int, str]:
     """Make a volume on another host with the content of the one here; nothing is kept between.
 
+    The pools are that in which it lies here, and that in which it is to lie there.
     Holes of a file are not sent, and are holes there, too; in the BLAKE2b they are zeros.
     Return its length and the BLAKE2b of what passed. One of that name is replaced there; what a
     failed one leaves is the caller's to delete: it may be another run's by then.
@@ -150,25 +156,21 @@ def carry(
         VolumeAbsent, PoolAbsent, PoolFull, PoolBusy: as they say.
         VolumeCut: not everything arrived.
     """
-    length = storage.length(old, pool, name)
-    storage.make_room(new, pool, name, length)
-    digest = _carry(old, new, pool, name, length, tell)
-    storage.look_again(new, pool)
+    here, there = pools
+    length = storage.length(old, here, name)
+    storage.make_room(new, there, name, length)
+    source = old.storagePoolLookupByName(here).storageVolLookupByName(name)
+    target = new.storagePoolLookupByName(there).storageVolLookupByName(name)
+    digest = _carry(source, target, length, tell)
+    storage.look_again(new, there)
     return length, digest
 
 
 def _carry(
-    old: libvirt.virConnect,
-    new: libvirt.virConnect,
-    pool: str,
-    name: str,
-    length: int,
-    tell: Tell,
+    source: libvirt.virStorageVol, target: libvirt.virStorageVol, length: int, tell: Tell
 ) -> str:
-    source = old.storagePoolLookupByName(pool).storageVolLookupByName(name)
-    target = new.storagePoolLookupByName(pool).storageVolLookupByName(name)
     digest, passed = hashlib.blake2b(), 0
-    outward, inward = old.newStream(0), new.newStream(0)
+    outward, inward = source.connect().newStream(0), target.connect().newStream(0)
     try:
         source.download(outward, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
         target.upload(inward, 0, length, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)

@@ -35,10 +35,10 @@ from innkeeper.services.blueprint import (
     ImageBlueprint,
     NetworkBlueprint,
     ShelfBlueprint,
+    Side,
     SnapshotBlueprint,
     VirtType,
 )
-from innkeeper.services.cards import Cards
 
 _ON_SNAPSHOTS = {
     Verb.SNAPSHOT,
@@ -73,19 +73,18 @@ def _network(row: Network) -> NetworkBlueprint:
     return NetworkBlueprint(row.id, row.name, row.bridge, row.cidr, row.substrate_fingerprint)
 
 
-def _elsewhere(
-    session: Session, operation: Operation, server: Server, here: UUID
-) -> tuple[HostBlueprint, NetworkBlueprint, Cards] | None:
-    """Return the other host of a migration, the server's network there, and its further cards."""
+def _elsewhere(session: Session, operation: Operation, server: Server, here: UUID) -> Side | None:
+    """Return the other host of a migration, and what the server has there."""
     sides = {UUID(side) for side in operation.request.get("sides", ())} - {here}
     if not sides:
         return None
     other = session.get_one(Host, sides.pop())
     network = reservations.network_on(session, server, other.id)
-    return (
+    return Side(
         _host(other),
         _network(network),
         cards.load(session, operation, server.id, other.id),
+        attachments.load(session, operation, server.id, other.id),
     )
 
 
@@ -244,6 +243,6 @@ def load(
         shelf=_shelf(session, server.id) if verb in _ON_SHELF else {},
         born_of=_born_of(session, operation, disk.volume),
         on_host=_on_host(session, server),
-        data=attachments.load(session, operation, server.id),
+        data=attachments.load(session, operation, server.id, host.id),
         cards=cards.load(session, operation, server.id, host.id),
     )

@@ -41,6 +41,7 @@ from innkeeper.services import (
     events,
     layering,
     lineage,
+    pools,
     remains,
     reservations,
     resizing,
@@ -347,6 +348,8 @@ def undone(held: Claim) -> None:
             server.status = ending(held.verb, previous)
         server.fault = operation.error
         attachments.settle(session, operation)
+        if not operation.request.get(COMMITTED):
+            pools.settle(session, operation)
         cards.settle(session, operation)
         layering.settle(session, operation)
         resizing.settle(session, operation)

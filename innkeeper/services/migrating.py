@@ -21,6 +21,7 @@ from innkeeper.services import (
     disks,
     events,
     journal,
+    pools,
     reservations,
     resizing,
     shelving,
@@ -72,6 +73,7 @@ def prepare(
             "(--allow-power-cycle), ask in its maintenance window "
             f"({server.maintenance_window or 'it has none'}), or look at the plan (--dry-run)."
         )
+    pools.reserve_beside(session, server, new)
     reservations.reserve_beside(session, server, new)
     binding.reserve_beside(session, server, new.id)
     return {
@@ -98,6 +100,7 @@ def switch_host(held: Claim) -> None:
             session.get_one(Host, host_id).name
             for host_id in (server.host_id, server.other_host_id)
         ]
+        pools.change_sides(session, server)
         reservations.change_sides(session, server)
         binding.move(session, server, UUID(operation.request["sides"][1]))
         disks.arrive(session, server)

@@ -174,6 +174,9 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
         live=bool(operation.request.get("live")),
         pauses=bool(operation.request.get("pauses")),
         waits=bool(operation.request.get("deferred")),
+        lodged={
+            row.name: row.other_pool or row.pool for row in attachments.held_by(session, server)
+        },
     )
     verb = seen.verb
     plan = foresee(verb, world, seen.body)

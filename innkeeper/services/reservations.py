@@ -3,7 +3,7 @@
 from dataclasses import replace
 from uuid import UUID
 
-from sqlalchemy import case, delete, func, or_, select
+from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ColumnElement
 
@@ -63,18 +63,18 @@ def data_gib(session: Session) -> dict[UUID, int]:
     Those of shelved servers hold nothing of any, those in further pools nothing of its disk.
     """
     sizes = func.sum(DataDisk.size_gib)
-    usual = DataDisk.pool == naming.POOL
     rows = (
         select(DataDisk.host_id, sizes)
         .outerjoin(Server, Server.id == DataDisk.server_id)
-        .where(usual, is_on_host())
+        .where(DataDisk.pool == naming.POOL, is_on_host())
         .group_by(DataDisk.host_id)
     )
     found = {host_id: int(total) for host_id, total in session.execute(rows).tuples()}
     beside = (
         select(Server.other_host_id, sizes)
         .join(DataDisk, DataDisk.server_id == Server.id)
-        .where(Server.other_host_id.is_not(None), usual)
+        .where(Server.other_host_id.is_not(None))
+        .where(func.coalesce(DataDisk.other_pool, DataDisk.pool) == naming.POOL)
         .group_by(Server.other_host_id)
     )
     for host_id, total in session.execute(beside):
@@ -242,6 +242,9 @@ def change_sides(session: Session, server: Server) -> None:
 
 def settle(session: Session, server: Server) -> None:
     """Give back what a server holds of a second host."""
+    if server.other_host_id is not None:
+        own = DataDisk.server_id == server.id
+        session.execute(update(DataDisk).where(own).values(other_pool=None))
     session.execute(
         delete(PortForward).where(
             PortForward.server_id == server.id, PortForward.host_id != server.host_id

@@ -64,7 +64,7 @@ class Files:
         onto = dict(self.repointed).get(name) if uri == "new" else None
         return onto or (_path("old", below) if below else None)
 
-    def carry(self, _old: str, _new: str, _pool: str, name: str, **_: Any) -> tuple[int, str]:
+    def carry(self, _old: str, _new: str, _pools: object, name: str, **_: Any) -> tuple[int, str]:
         self.carried.append(name)
         return 10, "digest"
 
@@ -98,7 +98,7 @@ def blueprint(*data: DataDiskBlueprint, live: bool = False, **notes: Any) -> Any
         cpu={},
         memory={},
         host=sides["new"],
-        there=SimpleNamespace(host=sides["old"], layers=layers),
+        there=SimpleNamespace(host=sides["old"], layers=layers, data=DataDisks(data)),
         committed=False,
         claim=None,
         root_volume="top",
