@@ -21,7 +21,7 @@ from innkeeper.services import journal, offers
 from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
-from tasks import files
+from tasks import files, ground
 from tasks.clone import LEASE_SECONDS
 from tasks.files import (
     DiskInUse,
@@ -32,6 +32,7 @@ from tasks.files import (
     require_image,
     root_file,
 )
+from tasks.ground import live
 from tasks.merge import all_files
 from tasks.shelf import Told, require_known
 from tasks.step import step
@@ -44,11 +45,6 @@ PROVEN = "proven"
 
 _COPYING = 0.9
 """Which part of a step's time the copying takes, about; the rest is computing checksums."""
-
-
-def live(b: Blueprint) -> bool:
-    """Tell whether the guest runs while it is moved."""
-    return bool(b.request["live"])
 
 
 def mirrored(b: Blueprint) -> list[DataDiskBlueprint]:
@@ -70,7 +66,11 @@ def turn(b: Blueprint) -> Iterator[None]:
         yield
 
 
-@step(SNAPSHOTS, makes=all_files)
+def _frozen(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    return [*all_files(b), *ground.copies(b)]
+
+
+@step(SNAPSHOTS, makes=_frozen)
 def carry_snapshots(b: Blueprint) -> str:
     """Copy the frozen files and memories of a server's snapshots, each proven; the guest goes on.
 
@@ -83,14 +83,16 @@ def carry_snapshots(b: Blueprint) -> str:
     files.require_apart(b, SNAPSHOTS)
     proven = dict(b.step_data.get(PROVEN, {}))
     names = [name for _kind, name in all_files(b)]
+    ground.begin(b)
+    beneath = ground.missing(b)
     if b.host.simulated:
         return _simulate(b)
     require_known(b.there)
     data = data_volumes(b)
-    here = files.there(b, [*names, b.root_volume, *data])
+    here = files.there(b, [*names, *beneath, b.root_volume, *data])
     whole = proven.keys() & here
     memories = _memories(b)
-    missing = [name for name in (*_upward(b), *memories) if name not in whole]
+    missing = [name for name in (*_upward(b), *memories, *beneath) if name not in whole]
     _require_room(b, {*missing, *({b.root_volume, *data} - here)})
     if missing:
         with turn(b):
@@ -100,6 +102,7 @@ def carry_snapshots(b: Blueprint) -> str:
                 if name not in memories:
                     _lean_on_what_is_there(b, name)
                 journal.note(b.claim, SNAPSHOTS, **{PROVEN: proven})
+    names += beneath
     return f"{len(names)} files, each with its BLAKE2b" if names else "it has none"
 
 
@@ -114,9 +117,10 @@ def _memories(b: Blueprint) -> list[str]:
 @carry_snapshots.undone_by
 def erase_snapshots(b: Blueprint) -> str:
     """Delete what was put on the new host; the old one has it still."""
-    for name in (*reversed(_upward(b)), *_memories(b)):
+    copies = [name for _kind, name in ground.copies(b)]
+    for name in (*copies, *reversed(_upward(b)), *_memories(b)):
         storage.delete_volume(connect(b.host.uri), POOL, name)
-    return f"{len(all_files(b))} files deleted"
+    return f"{len(_frozen(b))} files deleted"
 
 
 def _simulate(b: Blueprint) -> str:
@@ -127,6 +131,7 @@ def _simulate(b: Blueprint) -> str:
         backing = storage.volume_path(new, POOL, tree.file_of(layer.parent_id))
         size = storage.capacity(old, POOL, layer.volume)
         storage.ensure_volume(new, POOL, layer.volume, size, backing_path=backing, replace=True)
+    ground.simulate(b)
     for name in _memories(b):
         storage.upload(new, POOL, name, b"simulated", "raw")
     return f"{len(all_files(b))} simulated files"
@@ -165,7 +170,9 @@ def _taken(b: Blueprint) -> bool:
 def _make_room(b: Blueprint) -> str:
     """Make the empty layer that libvirt fills; on simulated hosts nothing else is copied."""
     if not b.host.simulated:
-        _require_room(b, [b.root_volume])
+        sources = [b.root_volume, *b.ground, *([b.disk_image.volume] if b.ground else [])]
+        sizes = files.allocated(b.there, sources)
+        files.require_room(b, {b.root_volume: sum(sizes.values())})
         _require_image(b)
     return _empty_root(b)
 
@@ -181,7 +188,7 @@ def _empty_root(b: Blueprint) -> str:
     old, new = connect(b.there.host.uri), connect(b.host.uri)
     below = storage.leans_on(old, POOL, b.root_volume)
     size = storage.capacity(old, POOL, b.root_volume)
-    backing = storage.volume_path(new, POOL, below.name) if below else None
+    backing = storage.volume_path(new, POOL, ground.there(b, below.name)) if below else None
     journal.heartbeat(b.claim)  # the next run's it may be by now
     storage.delete_volume(new, POOL, b.root_volume)
     storage.ensure_volume(new, POOL, b.root_volume, size, backing_path=backing)
@@ -252,7 +259,7 @@ def remove_data_disks(b: Blueprint) -> str:
 
 def _telling(b: Blueprint, step_name: str, names: Collection[str]) -> Callable[[str, int], None]:
     """Return a way to tell how many bytes of one of these files have passed."""
-    lengths = {name: files.length_of(b.there, name) for name in names}
+    lengths = {name: files.length_of(b.there, ground.here(b, name)) for name in names}
     tell = Told(b, step_name).bytes("copying", sum(lengths.values()), _COPYING)
     passed = dict.fromkeys(names, 0)
 
@@ -272,8 +279,9 @@ def _carry(b: Blueprint, name: str, tell: Callable[[str, int], None]) -> str:
         DiskArrivedDamaged: it is not what was sent; it is sent again.
     """
     old, new = connect(b.there.host.uri), connect(b.host.uri)
-    pools = files.pool_of(b.there, name), files.pool_of(b, name)
-    length, digest = haul.carry(old, new, pools, name, tell=lambda passed: tell(name, passed))
+    source = haul.Place(old, files.pool_of(b.there, name), ground.here(b, name))
+    target = haul.Place(new, files.pool_of(b, name), name)
+    length, digest = haul.carry(source, target, tell=lambda passed: tell(name, passed))
     require_arrived(b, name, length, digest)
     return digest
 
@@ -285,7 +293,10 @@ def _lean_on_what_is_there(b: Blueprint, name: str) -> None:
     """
     new, channel = connect(b.host.uri), open_channel(b.host.channel)
     below = storage.leans_on(new, POOL, name)
-    if below is None or below == (there := storage.volume_path(new, POOL, below.name)):
+    if below is None:
+        return
+    there = storage.volume_path(new, POOL, ground.there(b, below.name))
+    if below == there:
         return
     path = storage.volume_path(new, POOL, name)
     journal.heartbeat(b.claim)  # the next run's it may be by now
@@ -299,7 +310,8 @@ def _require_room(b: Blueprint, names: Collection[str]) -> None:
     Raises:
         PoolFull: it has not.
     """
-    files.require_room(b, files.allocated(b.there, names))
+    sizes = files.allocated(b.there, [ground.here(b, name) for name in names])
+    files.require_room(b, {name: sizes.get(ground.here(b, name), 0) for name in names})
 
 
 def _require_image(b: Blueprint) -> None:

@@ -21,9 +21,10 @@ from innkeeper.hypervisor.xml.domain import domain_xml
 from innkeeper.services import journal, migrating
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
-from tasks.carry import DATA, DISK, PROVEN, empty, live, mirrored, turn
+from tasks.carry import DATA, DISK, PROVEN, empty, mirrored, turn
 from tasks.files import DiskInUse, data_volumes, length_of, path_of
 from tasks.firmware import keep_nvram, leave_nvram
+from tasks.ground import live
 from tasks.guest import spec_of
 from tasks.guest_login import GuestUnreachable, expect_answer
 from tasks.resize import require_window
@@ -148,6 +149,7 @@ def _move(b: Blueprint) -> str:
                 way=way,
                 tell=told.tell,
                 pause=bool(b.request.get("pauses")),
+                whole=bool(b.ground),
             )
     except ClaimLost:
         raise

@@ -91,7 +91,7 @@ def shelve_snapshots(b: Blueprint) -> str:
     if not b.host.simulated:
         require_known(b)
         missing = [volume for volume in _all(b) if not _is_whole(b, b.shelf.get(volume))]
-        shelf.require_room(sum(allocated(b, missing).values()))
+        shelf.require_room(sum(allocated(b, [*missing, *b.ground]).values()))
     return _put(b, SNAPSHOTS, frozen_files(b), frozen=True)
 
 
@@ -251,6 +251,9 @@ class _Making:
             return self._publish(made, None, digest, length)
         chain = self._chain(below)
         beneath = [self._beside(lower, whole) for lower in chain]
+        if self.b.ground and chain:
+            shelf.stand_alone(copy, beneath, tick=self._taking_over)
+            chain, beneath = chain[-1:], beneath[-1:]
         made = shelf.compress(copy, beneath, self.name, on_progress=self._compressing(length))
         return self._publish(made, chain[0] if chain else None, digest, None)
 
@@ -292,6 +295,8 @@ class _Making:
         while lower is not None:
             chain.append(lower)
             lower = below.get(lower)
+        if chain and chain[-1] in self.b.ground:
+            chain = [*chain[:-1], *self.b.ground, self.b.disk_image.volume]
         return chain
 
     def _beside(self, lower: str, whole: dict[str, str]) -> Path:
@@ -300,6 +305,8 @@ class _Making:
         if lower in whole:
             beside.symlink_to(shelf.path_of(whole[lower]).absolute())
             return beside
+        if lower in self.b.ground:
+            return self._bring_ground(lower, beside)
         image = self.b.disk_image
         stored = Path(image.path)
         if image.path and stored.exists():
@@ -307,6 +314,19 @@ class _Making:
             return beside
         tell = self._bytes("copying the image off the host", image.virtual_size_bytes)
         haul.bring(connect(self.b.host.uri), POOL, lower, beside, tell=tell)
+        return beside
+
+    def _taking_over(self) -> None:
+        self.tell(_COPIED, f"{self.volume}: taking over what is its source's")
+
+    def _bring_ground(self, lower: str, beside: Path) -> Path:
+        """Bring a frozen file of the source that a linked clone stands on; it goes with this."""
+        connection = connect(self.b.host.uri)
+        size = storage.length(connection, POOL, lower)
+        shelf.require_room(size)
+        tell = self._bytes("copying what is its source's off the host", size)
+        _length, digest = haul.bring(connection, POOL, lower, beside, tell=tell)
+        _require_same(self.b, lower, digest)
         return beside
 
     def pretend(self) -> Shelved:
@@ -317,6 +337,7 @@ class _Making:
         else:
             qemu.create_empty(made, self.b.disk_bytes)
         base = next(iter(self.b.layers.beneath(self.volume)), None)
+        base = self.b.disk_image.volume if base in self.b.ground else base
         return self._publish(made, base, None, None)
 
 

@@ -72,6 +72,14 @@ def probe_console(server_id: UUID) -> str:
     return f"{console_log(server_id)}.probe"
 
 
+def ground_volume(server_id: UUID, depth: int) -> str:
+    """Return the name of a linked clone's copy of what it stands on, while it is made its own.
+
+    Depth 0 is what its disk leans on.
+    """
+    return f"{server_id}-snap-ground-{depth}.qcow2"
+
+
 def seed_of(volume: str) -> str:
     """Return the name of the NoCloud seed that belongs to a root disk, whatever lies above it.
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -136,18 +137,23 @@ def _send(
     storage.look_again(conn, pool)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A volume of a host."""
+
+    conn: libvirt.virConnect
+    pool: str
+    name: str
+
+    def look_up(self) -> libvirt.virStorageVol:
+        """Return it as libvirt's own object, or let libvirt's error pass."""
+        return self.conn.storagePoolLookupByName(self.pool).storageVolLookupByName(self.name)
+
+
 @translated()
-def carry(
-    old: libvirt.virConnect,
-    new: libvirt.virConnect,
-    pools: tuple[str, str],
-    name: str,
-    *,
-    tell: Tell,
-) -> tuple[int, str]:
+def carry(old: Place, new: Place, *, tell: Tell) -> tuple[int, str]:
     """Make a volume on another host with the content of the one here; nothing is kept between.
 
-    The pools are that in which it lies here, and that in which it is to lie there.
     Holes of a file are not sent, and are holes there, too; in the BLAKE2b they are zeros.
     Return its length and the BLAKE2b of what passed. One of that name is replaced there; what a
     failed one leaves is the caller's to delete: it may be another run's by then.
@@ -156,21 +162,17 @@ def carry(
         VolumeAbsent, PoolAbsent, PoolFull, PoolBusy: as they say.
         VolumeCut: not everything arrived.
     """
-    here, there = pools
-    length = storage.length(old, here, name)
-    storage.make_room(new, there, name, length)
-    source = old.storagePoolLookupByName(here).storageVolLookupByName(name)
-    target = new.storagePoolLookupByName(there).storageVolLookupByName(name)
-    digest = _carry(source, target, length, tell)
-    storage.look_again(new, there)
+    length = storage.length(old.conn, old.pool, old.name)
+    storage.make_room(new.conn, new.pool, new.name, length)
+    digest = _carry(old, new, length, tell)
+    storage.look_again(new.conn, new.pool)
     return length, digest
 
 
-def _carry(
-    source: libvirt.virStorageVol, target: libvirt.virStorageVol, length: int, tell: Tell
-) -> str:
+def _carry(old: Place, new: Place, length: int, tell: Tell) -> str:
+    source, target = old.look_up(), new.look_up()
     digest, passed = hashlib.blake2b(), 0
-    outward, inward = source.connect().newStream(0), target.connect().newStream(0)
+    outward, inward = old.conn.newStream(0), new.conn.newStream(0)
     try:
         source.download(outward, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
         target.upload(inward, 0, length, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)

@@ -99,6 +99,7 @@ class Side:
     network: NetworkBlueprint
     cards: Cards
     data: DataDisks
+    base_volume: str | None
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ class Blueprint:
     step_was_done: bool = False
     resize: Resize | None = None
     elsewhere: Side | None = None
+    ground: tuple[str, ...] = ()
     shelf: dict[str, ShelfBlueprint] = field(default_factory=dict)
     born_of: str = ""
     on_host: bool = True

@@ -365,6 +365,8 @@ def _end(session: Session, operation: Operation, server: Server, phase: Phase) -
     operation.phase, operation.ended_at = phase, now()
     operation.secret_request = None
     server.operation_id, server.updated_at = None, now()
+    if operation.verb in {Verb.MIGRATE, Verb.SHELVE} and operation.request.get(COMMITTED):
+        lineage.stand_alone(session, server.id)  # what leant on its source is gone only now
     reservations.settle(session, server)
     binding.settle(session, operation, server)
     if server.status == Status.SHELVED:  # its address and port stay its own, closed

@@ -21,6 +21,7 @@ from innkeeper.services import (
     disks,
     events,
     journal,
+    lineage,
     pools,
     reservations,
     resizing,
@@ -44,7 +45,7 @@ def prepare(
     """
     if not isinstance(body, MigrateRequest):
         return {}
-    shelving.refuse_bound(session, server)
+    shelving.refuse_layered(session, server)
     runs = server.status == Status.ACTIVE
     if body.mode == "live" and not runs:
         raise InvalidRequest(
@@ -77,6 +78,7 @@ def prepare(
     reservations.reserve_beside(session, server, new)
     binding.reserve_beside(session, server, new.id)
     return {
+        reservations.GROUND_BYTES: 0 if live else _ground_bytes(session, server),
         "verdict": verdict.as_dict(),
         "sides": [str(old.id), str(new.id)],
         "live": live,
@@ -143,11 +145,22 @@ def _judge(
     session: Session, server: Server, old: Host, wanted: str | None, *, live: bool
 ) -> Verdict:
     demand = shelving.demand_of_all(session, server)
+    if not live:
+        beside = -(-_ground_bytes(session, server) // (1 << 30))
+        demand = replace(demand, disk_gib=demand.disk_gib + beside)
     hosts = [
         _judged(session, server, old, capacity, wanted, live=live)
         for capacity in reservations.capacities(session, lock=True)
     ]
     return place(demand, hosts)
+
+
+def _ground_bytes(session: Session, server: Server) -> int:
+    """Return what a linked clone brings along of its source's disk, at most, for its copy to take.
+
+    Afterwards that is a disk of the size that it has, and is counted with, all the time.
+    """
+    return sum(layer.size_bytes for layer in lineage.ground(session, server.id))
 
 
 def _judged(

@@ -28,6 +28,7 @@ from innkeeper.settings import settings
 
 _GIB = 1 << 30
 MERGE_BYTES = "merge_bytes"  # in a deletion's request: what other snapshots may grow by
+GROUND_BYTES = "ground_bytes"  # in a migration's: what lies there until a clone's copy is its own
 
 
 def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
@@ -91,7 +92,8 @@ def frozen_gib(session: Session) -> dict[UUID, int]:
     """Return how many GiB snapshots hold of each host, rounded up; of two while they move.
 
     One that is being taken holds the most that it can come to, one that is there what its files
-    take: nobody writes to them any more. What merges may copy is held as long as they last.
+    take: nobody writes to them any more. What merges may copy is held as long as they last, and so
+    is what a linked clone that moves brings along of what it stands on.
     """
     found: dict[UUID, int] = {}
     for place in (Server.host_id, Server.other_host_id):
@@ -111,6 +113,15 @@ def frozen_gib(session: Session) -> dict[UUID, int]:
     for host_id, request in merging:
         if host_id is not None:
             found[host_id] = found.get(host_id, 0) + int(request.get(MERGE_BYTES, 0))
+    moving = session.scalars(
+        select(Operation.request)
+        .join(Server, Operation.id == Server.operation_id)
+        .where(Operation.verb == Verb.MIGRATE)
+    )
+    for request in moving:
+        if size := int(request.get(GROUND_BYTES, 0)):
+            new = UUID(request["sides"][1])
+            found[new] = found.get(new, 0) + size
     return {host_id: -(-size // _GIB) for host_id, size in found.items()}
 
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Disk, Host, Image, PortForward, Project, Server, Snapshot
+from innkeeper.db.models import Host, Image, PortForward, Project, Server, Snapshot
 from innkeeper.domain.naming import POOL
 from innkeeper.domain.placement import Capacity, Demand, place, require_chosen
 from innkeeper.domain.quotas import Amounts, require_within
@@ -17,6 +17,7 @@ from innkeeper.services import (
     attachments,
     binding,
     firmware,
+    lineage,
     offers,
     pools,
     reservations,
@@ -33,25 +34,31 @@ def prepare(session: Session, server: Server, body: BaseModel) -> dict[str, Any]
     nothing of this.
 
     Raises:
-        Conflict: its disk stands on another server's.
+        Conflict: it is a linked clone with snapshots.
         QuotaExceeded, NoHostFits, NotFound: nothing was reserved.
     """
     if isinstance(body, ShelveRequest):
-        refuse_bound(session, server)
+        refuse_layered(session, server)
     return _unshelve(session, server, body) if isinstance(body, UnshelveRequest) else {}
 
 
-def refuse_bound(session: Session, server: Server) -> None:
-    """Refuse to take away what cannot leave its host.
+def refuse_layered(session: Session, server: Server) -> None:
+    """Refuse to take a linked clone off its host whose snapshots stand on its source, too.
+
+    Its own disk becomes a full one on the way; each of those would have to.
 
     Raises:
-        Conflict: its disk stands on another server's.
+        Conflict: it names them.
     """
-    of_server = select(Disk.id).where(Disk.server_id == server.id)
-    if session.scalar(of_server.where(Disk.base_snapshot_id.is_not(None)).limit(1)):
+    if not lineage.ground(session, server.id):
+        return
+    kept = select(Snapshot.name).where(
+        Snapshot.server_id == server.id, Snapshot.volume.is_not(None)
+    )
+    if names := session.scalars(kept.order_by(Snapshot.created_at)).all():
         raise Conflict(
-            f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
-            f"first (`innkeeper server flatten {server.name}`)."
+            f"'{server.name}' is a linked clone, and its snapshots ({', '.join(names)}) stand on "
+            "its source's disk, too: delete them first (`innkeeper snapshot delete`)."
         )
 
 

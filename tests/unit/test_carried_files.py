@@ -64,8 +64,8 @@ class Files:
         onto = dict(self.repointed).get(name) if uri == "new" else None
         return onto or (_path("old", below) if below else None)
 
-    def carry(self, _old: str, _new: str, _pools: object, name: str, **_: Any) -> tuple[int, str]:
-        self.carried.append(name)
+    def carry(self, _old: haul.Place, new: haul.Place, **_: Any) -> tuple[int, str]:
+        self.carried.append(new.name)
         return 10, "digest"
 
     def ensure(self, _uri: str, _pool: str, name: str, size: int, *, fmt: str) -> None:
@@ -102,6 +102,8 @@ def blueprint(*data: DataDiskBlueprint, live: bool = False, **notes: Any) -> Any
         committed=False,
         claim=None,
         root_volume="top",
+        disk_image=SimpleNamespace(volume="image"),
+        ground=(),
         layers=layers,
         snapshots=(
             SimpleNamespace(volume="a", memory_volume="m.mem"),

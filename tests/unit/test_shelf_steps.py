@@ -168,6 +168,7 @@ class World:
             host=SimpleNamespace(uri=host, name=host, channel=host, simulated=False),
             root_volume="top.qcow2",
             layers=LAYERS,
+            ground=(),
             disk_image=SimpleNamespace(
                 name="debian",
                 volume=IMAGE,
@@ -225,6 +226,31 @@ def test_every_file_comes_back_as_a_guest_saw_it(world: World) -> None:
     assert world.sent == names
     assert {name: world.content("new", name) for name in names} == before
     assert {row.base for row in world.rows.values()} == {IMAGE, "low.qcow2", "high.qcow2", None}
+
+
+def test_a_linked_clone_comes_back_on_its_image_and_its_source_s_files_are_as_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, pool = world.blueprint, world.pools["old"]
+    clone = {
+        "layers": Layers("high.qcow2", (), "top.qcow2", None),
+        "ground": ("high.qcow2", "low.qcow2"),
+        "snapshots": [],
+        "data": DataDisks(()),
+    }
+    monkeypatch.setattr(
+        world,
+        "blueprint",
+        lambda host, **notes: SimpleNamespace(**vars(plain(host, **notes)) | clone),
+    )
+    before = world.content("old", "top.qcow2")
+    files = {name: (pool / name).read_bytes() for name in (IMAGE, "low.qcow2", "high.qcow2")}
+    world.shelve()
+    assert {name: (pool / name).read_bytes() for name in files} == files
+    assert {volume: row.base for volume, row in world.rows.items()} == {"top.qcow2": IMAGE}
+    shutil.rmtree(pool)
+    world.unshelve()
+    assert world.content("new", "top.qcow2") == before
 
 
 def test_the_next_run_goes_on_with_the_file_that_is_not_whole(
