@@ -8,6 +8,7 @@ from innkeeper.domain.lifecycle import Verb
 from innkeeper.domain.specs import MigrateRequest
 from tasks.carry import carry_data_disks, carry_disk, carry_snapshots, remove_data_disks
 from tasks.edge import close_forward, open_forward
+from tasks.ground import flatten_copy
 from tasks.guest import define_domain, prove_gone, undefine_domain
 from tasks.merge import remove_snapshots
 from tasks.migrate import answer_there, stand_by, switch_over
@@ -42,6 +43,7 @@ async def migrate_server(
         await together(claim, write_seed, carry_snapshots)
         await stand_by(claim)
         await carry_disk(claim)
+        await flatten_copy(claim)
         await carry_data_disks(claim)
         await together(claim, define_domain, give_lease, open_forward)
         await switch_over(claim)

@@ -16,18 +16,26 @@ from innkeeper.host import checksum, layers
 from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import haul, migration, storage
 from innkeeper.hypervisor.connection import connect
-from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.hypervisor.power import PowerState
-from innkeeper.images.failure import ShelfFileDamaged
 from innkeeper.services import journal, offers
 from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
+from tasks import files, ground
 from tasks.clone import LEASE_SECONDS
+from tasks.files import (
+    DiskInUse,
+    data_copies,
+    data_files,
+    data_volumes,
+    require_arrived,
+    require_image,
+    root_file,
+)
+from tasks.ground import live
 from tasks.merge import all_files
-from tasks.shelf import DiskInUse, Told, require_known
+from tasks.shelf import Told, require_known
 from tasks.step import step
-from tasks.unshelve import DiskArrivedDamaged
 
 SNAPSHOTS = "carry-snapshots"
 DISK = "carry-disk"
@@ -37,29 +45,6 @@ PROVEN = "proven"
 
 _COPYING = 0.9
 """Which part of a step's time the copying takes, about; the rest is computing checksums."""
-
-
-def live(b: Blueprint) -> bool:
-    """Tell whether the guest runs while it is moved."""
-    return bool(b.request["live"])
-
-
-def _root(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    return [(ArtifactKind.VOLUME, b.root_volume)]
-
-
-def data_files(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    """Return the files of a server's data disks, as artifacts."""
-    return [(ArtifactKind.VOLUME, name) for name in _volumes(b)]
-
-
-def _volumes(b: Blueprint) -> list[str]:
-    return [disk.volume for disk in b.data.attached]
-
-
-def _copies(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    # Past the switch their own rows tell of them.
-    return [] if b.committed else data_files(b)
 
 
 def mirrored(b: Blueprint) -> list[DataDiskBlueprint]:
@@ -81,7 +66,11 @@ def turn(b: Blueprint) -> Iterator[None]:
         yield
 
 
-@step(SNAPSHOTS, makes=all_files)
+def _frozen(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
+    return [*all_files(b), *ground.copies(b)]
+
+
+@step(SNAPSHOTS, makes=_frozen)
 def carry_snapshots(b: Blueprint) -> str:
     """Copy the frozen files and memories of a server's snapshots, each proven; the guest goes on.
 
@@ -91,16 +80,20 @@ def carry_snapshots(b: Blueprint) -> str:
     if b.committed:
         return "they are there"
     offers.require_told(b.host, b.cpu, b.memory)
+    files.require_apart(b, SNAPSHOTS)
     proven = dict(b.step_data.get(PROVEN, {}))
     names = [name for _kind, name in all_files(b)]
+    ground.begin(b)
+    beneath = ground.missing(b)
     if b.host.simulated:
         return _simulate(b)
     require_known(b.there)
-    here = set(storage.volume_names(connect(b.host.uri), POOL))
+    data = data_volumes(b)
+    here = files.there(b, [*names, *beneath, b.root_volume, *data])
     whole = proven.keys() & here
     memories = _memories(b)
-    missing = [name for name in (*_upward(b), *memories) if name not in whole]
-    _require_room(b, {*missing, *({b.root_volume, *_volumes(b)} - here)})
+    missing = [name for name in (*_upward(b), *memories, *beneath) if name not in whole]
+    _require_room(b, {*missing, *({b.root_volume, *data} - here)})
     if missing:
         with turn(b):
             tell = _telling(b, SNAPSHOTS, missing)
@@ -109,6 +102,7 @@ def carry_snapshots(b: Blueprint) -> str:
                 if name not in memories:
                     _lean_on_what_is_there(b, name)
                 journal.note(b.claim, SNAPSHOTS, **{PROVEN: proven})
+    names += beneath
     return f"{len(names)} files, each with its BLAKE2b" if names else "it has none"
 
 
@@ -123,9 +117,10 @@ def _memories(b: Blueprint) -> list[str]:
 @carry_snapshots.undone_by
 def erase_snapshots(b: Blueprint) -> str:
     """Delete what was put on the new host; the old one has it still."""
-    for name in (*reversed(_upward(b)), *_memories(b)):
+    copies = [name for _kind, name in ground.copies(b)]
+    for name in (*copies, *reversed(_upward(b)), *_memories(b)):
         storage.delete_volume(connect(b.host.uri), POOL, name)
-    return f"{len(all_files(b))} files deleted"
+    return f"{len(_frozen(b))} files deleted"
 
 
 def _simulate(b: Blueprint) -> str:
@@ -136,12 +131,13 @@ def _simulate(b: Blueprint) -> str:
         backing = storage.volume_path(new, POOL, tree.file_of(layer.parent_id))
         size = storage.capacity(old, POOL, layer.volume)
         storage.ensure_volume(new, POOL, layer.volume, size, backing_path=backing, replace=True)
+    ground.simulate(b)
     for name in _memories(b):
         storage.upload(new, POOL, name, b"simulated", "raw")
     return f"{len(all_files(b))} simulated files"
 
 
-@step(DISK, makes=_root)
+@step(DISK, makes=root_file)
 def carry_disk(b: Blueprint) -> str:
     """Copy the disk of a guest that is off and prove it; for one that runs, make room for it."""
     if b.committed:
@@ -174,7 +170,9 @@ def _taken(b: Blueprint) -> bool:
 def _make_room(b: Blueprint) -> str:
     """Make the empty layer that libvirt fills; on simulated hosts nothing else is copied."""
     if not b.host.simulated:
-        _require_room(b, [b.root_volume])
+        sources = [b.root_volume, *b.ground, *([b.disk_image.volume] if b.ground else [])]
+        sizes = files.allocated(b.there, sources)
+        files.require_room(b, {b.root_volume: sum(sizes.values())})
         _require_image(b)
     return _empty_root(b)
 
@@ -190,7 +188,7 @@ def _empty_root(b: Blueprint) -> str:
     old, new = connect(b.there.host.uri), connect(b.host.uri)
     below = storage.leans_on(old, POOL, b.root_volume)
     size = storage.capacity(old, POOL, b.root_volume)
-    backing = storage.volume_path(new, POOL, below.name) if below else None
+    backing = storage.volume_path(new, POOL, ground.there(b, below.name)) if below else None
     journal.heartbeat(b.claim)  # the next run's it may be by now
     storage.delete_volume(new, POOL, b.root_volume)
     storage.ensure_volume(new, POOL, b.root_volume, size, backing_path=backing)
@@ -204,7 +202,7 @@ def erase_copy(b: Blueprint) -> str:
     return f"{b.root_volume} deleted"
 
 
-@step(DATA, makes=_copies)
+@step(DATA, makes=data_copies)
 def carry_data_disks(b: Blueprint) -> str:
     """Copy the data disks that nobody writes to now, each proven; for others make room."""
     if b.committed:
@@ -214,8 +212,8 @@ def carry_data_disks(b: Blueprint) -> str:
     if b.host.simulated:
         return _empty_disks(b, b.data.attached)
     proven, filled = dict(b.step_data.get(PROVEN, {})), mirrored(b)
-    whole = proven.keys() & set(storage.volume_names(connect(b.host.uri), POOL))
-    still = [name for name in _volumes(b) if name not in {disk.volume for disk in filled}]
+    whole = proven.keys() & files.there(b, data_volumes(b))
+    still = [name for name in data_volumes(b) if name not in {disk.volume for disk in filled}]
     missing = [name for name in still if name not in whole]
     _require_room(b, {*missing, *(disk.volume for disk in filled)})
     if missing:
@@ -235,10 +233,10 @@ def _empty_disks(b: Blueprint, disks: Iterable[DataDiskBlueprint]) -> str:
     for disk in disks:
         raw = disk.format == "raw" and not b.host.simulated
         sized = storage.length if raw else storage.capacity  # a raw one may look like a qcow2
-        size = sized(old, POOL, disk.volume)
+        size = sized(old, files.pool_of(b.there, disk.volume), disk.volume)
         journal.heartbeat(b.claim)  # the next run's it may be by now
-        storage.delete_volume(new, POOL, disk.volume)
-        storage.ensure_volume(new, POOL, disk.volume, size, fmt=disk.format)
+        files.delete(b, disk.volume)
+        storage.ensure_volume(new, disk.pool, disk.volume, size, fmt=disk.format)
         made.append(f"{disk.name} {size >> 30} GiB")
     return f"empty: {', '.join(made) or 'none'}"
 
@@ -246,9 +244,7 @@ def _empty_disks(b: Blueprint, disks: Iterable[DataDiskBlueprint]) -> str:
 @carry_data_disks.undone_by
 def erase_data_disks(b: Blueprint) -> str:
     """Delete what was put on the new host; the old one has it still."""
-    for name in _volumes(b):
-        storage.delete_volume(connect(b.host.uri), POOL, name)
-    return f"{len(_volumes(b))} deleted"
+    return files.erase_copies(b, SNAPSHOTS)
 
 
 @step("remove-data-disks", removes=data_files)
@@ -256,13 +252,14 @@ def remove_data_disks(b: Blueprint) -> str:
     """Delete what a host has of data disks that are another's, or the shelf's, now."""
     if not b.committed:
         raise DiskInUse(f"{b.name} has not left {b.host.name}: its data disks stay.")
-    return erase_data_disks(b) or ""
+    for name in data_volumes(b):
+        files.delete(b, name)
+    return f"{len(data_volumes(b))} deleted"
 
 
 def _telling(b: Blueprint, step_name: str, names: Collection[str]) -> Callable[[str, int], None]:
     """Return a way to tell how many bytes of one of these files have passed."""
-    old = connect(b.there.host.uri)
-    lengths = {name: storage.length(old, POOL, name) for name in names}
+    lengths = {name: files.length_of(b.there, ground.here(b, name)) for name in names}
     tell = Told(b, step_name).bytes("copying", sum(lengths.values()), _COPYING)
     passed = dict.fromkeys(names, 0)
 
@@ -281,12 +278,11 @@ def _carry(b: Blueprint, name: str, tell: Callable[[str, int], None]) -> str:
     Raises:
         DiskArrivedDamaged: it is not what was sent; it is sent again.
     """
-    old, new, channel = connect(b.there.host.uri), connect(b.host.uri), open_channel(b.host.channel)
-    length, digest = haul.carry(old, new, POOL, name, tell=lambda passed: tell(name, passed))
-    path = storage.volume_path(new, POOL, name)
-    checksum.settle(channel, path, length)
-    if checksum.blake2b(channel, path, length) != digest:
-        raise DiskArrivedDamaged(f"{path} on {b.host.name} is not what was sent: sending it again.")
+    old, new = connect(b.there.host.uri), connect(b.host.uri)
+    source = haul.Place(old, files.pool_of(b.there, name), ground.here(b, name))
+    target = haul.Place(new, files.pool_of(b, name), name)
+    length, digest = haul.carry(source, target, tell=lambda passed: tell(name, passed))
+    require_arrived(b, name, length, digest)
     return digest
 
 
@@ -297,7 +293,10 @@ def _lean_on_what_is_there(b: Blueprint, name: str) -> None:
     """
     new, channel = connect(b.host.uri), open_channel(b.host.channel)
     below = storage.leans_on(new, POOL, name)
-    if below is None or below == (there := storage.volume_path(new, POOL, below.name)):
+    if below is None:
+        return
+    there = storage.volume_path(new, POOL, ground.there(b, below.name))
+    if below == there:
         return
     path = storage.volume_path(new, POOL, name)
     journal.heartbeat(b.claim)  # the next run's it may be by now
@@ -311,13 +310,8 @@ def _require_room(b: Blueprint, names: Collection[str]) -> None:
     Raises:
         PoolFull: it has not.
     """
-    needed = sum(storage.allocated(connect(b.there.host.uri), POOL, names).values())
-    free = storage.pool_capacity(connect(b.host.uri), POOL).free_bytes
-    if needed > free:
-        raise PoolFull(
-            f"The files of {b.name} take {needed >> 20} MiB more, the pool of {b.host.name} has "
-            f"{free >> 20} MiB left: free space there, or choose another host."
-        )
+    sizes = files.allocated(b.there, [ground.here(b, name) for name in names])
+    files.require_room(b, {name: sizes.get(ground.here(b, name), 0) for name in names})
 
 
 def _require_image(b: Blueprint) -> None:
@@ -326,13 +320,7 @@ def _require_image(b: Blueprint) -> None:
     Raises:
         ShelfFileDamaged: it is not.
     """
-    old, new, base = connect(b.there.host.uri), connect(b.host.uri), b.layers.image
+    old, base = connect(b.there.host.uri), b.layers.image
     standing = [name for name, below in b.layers.leanings() if below == base]
-    if all(storage.leans_on(old, POOL, name) is None for name in standing):
-        return
-    path, length = storage.volume_path(new, POOL, base), storage.length(new, POOL, base)
-    if checksum.sha256(open_channel(b.host.channel), path, length) != b.disk_image.sha256:
-        raise ShelfFileDamaged(
-            f"The image {path} on {b.host.name} is not {b.disk_image.name}: move to another host, "
-            "and have that one looked after."
-        )
+    if any(storage.leans_on(old, POOL, name) for name in standing):
+        require_image(b, "move to another host")

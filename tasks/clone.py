@@ -12,13 +12,13 @@ from prefect.concurrency.sync import concurrency
 from innkeeper.configuration import login
 from innkeeper.domain.layers import Pull, Rebase
 from innkeeper.domain.naming import POOL
-from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import PermanentError
 from innkeeper.hypervisor import network, snapshot, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.services import cloning
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
+from tasks.files import root_file
 from tasks.guest_login import WrongGuest, target_of
 from tasks.merge import ensure
 from tasks.seed import instance_of
@@ -50,11 +50,7 @@ class SourceGone(PermanentError):
     status = 500
 
 
-def _root(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    return [(ArtifactKind.VOLUME, b.root_volume)]
-
-
-@step("clone-volume", makes=_root)
+@step("clone-volume", makes=root_file)
 def create_clone_volume(b: Blueprint) -> str:
     """Create the root disk, an empty layer on the source's frozen file."""
     if b.base_volume is None:

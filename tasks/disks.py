@@ -1,26 +1,18 @@
 """Data disks: made, plugged in, taken out, kept or deleted; live where a guest runs."""
 
 from innkeeper.domain.diskspecs import DetachDiskRequest
-from innkeeper.errors import PermanentError
 from innkeeper.hypervisor import disks as adapter
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.services import disks
 from innkeeper.services.blueprint import Blueprint
+from tasks.files import DiskInUse
 from tasks.guest import define_with, disk_spec, runs
 from tasks.guest_disks import uses
 from tasks.step import step
 
 UNPLUG_SECONDS = 20.0
 """How long a guest may take to let go of a disk; one that is up does it in a second."""
-
-
-class DiskInUse(PermanentError):
-    """The guest uses the disk that it is to give up."""
-
-    status = 409
-    slug = "disk-in-use"
-    title = "Disk in use"
 
 
 def _new(b: Blueprint) -> bool:

@@ -17,6 +17,7 @@ from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.services.cards import CardBlueprint
 from innkeeper.settings import settings
+from tasks.files import there
 from tasks.firmware import give_nvram
 from tasks.step import step
 
@@ -257,7 +258,7 @@ def prove_gone(b: Blueprint) -> str:
     connection = connect(b.host.uri)
     names = storage.volume_names(connection, POOL)
     left = [name for name in names if server_of(name) == b.server_id]
-    left += sorted({disk.volume for disk in b.data.all} & set(names))
+    left += sorted(there(b, [disk.volume for disk in b.data.all]))
     if guest.power_state(connection, b.server_id) is not None:
         left.append(b.domain_name)
     if left:

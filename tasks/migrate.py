@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from innkeeper.domain.lifecycle import Status
-from innkeeper.domain.naming import POOL, seed_of, short
+from innkeeper.domain.naming import seed_of, short
 from innkeeper.errors import ClaimLost, InnkeeperError, PermanentError
 from innkeeper.host import checksum
 from innkeeper.host.channel import open_channel
-from innkeeper.hypervisor import guest, migration, storage
+from innkeeper.hypervisor import guest, migration
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.migration import Side, Way
 from innkeeper.hypervisor.power import PowerState
@@ -21,12 +21,14 @@ from innkeeper.hypervisor.xml.domain import domain_xml
 from innkeeper.services import journal, migrating
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.settings import settings
-from tasks.carry import DATA, DISK, PROVEN, empty, live, mirrored, turn
+from tasks.carry import DATA, DISK, PROVEN, empty, mirrored, turn
+from tasks.files import DiskInUse, data_volumes, length_of, path_of
 from tasks.firmware import keep_nvram, leave_nvram
+from tasks.ground import live
 from tasks.guest import spec_of
 from tasks.guest_login import GuestUnreachable, expect_answer
 from tasks.resize import require_window
-from tasks.shelf import DiskInUse, Told
+from tasks.shelf import Told
 from tasks.step import step
 from tasks.suspension import correct_clock
 
@@ -106,9 +108,8 @@ def _require_untouched(b: Blueprint) -> None:
         return
     copied = {b.root_volume: journal.noted(b.claim, DISK).get(PROVEN)}
     copied |= journal.noted(b.claim, DATA).get(PROVEN, {})
-    for name in (b.root_volume, *(disk.volume for disk in b.data.attached)):
-        path = storage.volume_path(connect(b.host.uri), POOL, name)
-        length = storage.length(connect(b.host.uri), POOL, name)
+    for name in (b.root_volume, *data_volumes(b)):
+        path, length = path_of(b, name), length_of(b, name)
         if checksum.blake2b(open_channel(b.host.channel), path, length) != copied.get(name):
             raise DiskInUse(f"The disk {name} of {b.name} is not what was copied: move it again.")
 
@@ -133,24 +134,22 @@ def _move(b: Blueprint) -> str:
     journal.note(b.claim, SWITCH, leaving=True)
     old, new = connect(b.host.uri), connect(b.there.host.uri)
     here, there = b.root_volume, b.there
-    names = (here, seed_of(here), *(disk.volume for disk in b.data.attached))
-    paths = {
-        str(storage.volume_path(old, POOL, name)): str(storage.volume_path(new, POOL, name))
-        for name in names
-    }
+    names = (here, seed_of(here), *data_volumes(b))
+    paths = {str(path_of(b, name)): str(path_of(there, name)) for name in names}
     try:
         with turn(b), _cleared(_way(b)) as way:
             migration.migrate(
                 old,
                 new,
                 b.server_id,
-                definition=domain_xml(spec_of(there, here, b.data.attached)),
+                definition=domain_xml(spec_of(there, here, there.data.attached)),
                 renamed=paths,
                 filled=(ROOT, *(disk.target for disk in mirrored(b))),
                 networks=_networks(b),
                 way=way,
                 tell=told.tell,
                 pause=bool(b.request.get("pauses")),
+                whole=bool(b.ground),
             )
     except ClaimLost:
         raise

@@ -22,6 +22,7 @@ from innkeeper.services import journal, shelves
 from innkeeper.services.blueprint import Blueprint, ShelfBlueprint
 from innkeeper.services.shelves import Shelved
 from innkeeper.settings import settings
+from tasks.files import DiskInUse, allocated, data_volumes, length_of, path_of, pool_of
 from tasks.firmware import keep_nvram
 from tasks.merge import all_files
 from tasks.progress import INTERVAL_SECONDS, Progress
@@ -33,10 +34,6 @@ DISK = "shelve-disk"
 DATA = "shelve-data-disks"
 _COPIED = 0.4
 """Which part of the step's time the copying takes, about; the rest is compressing."""
-
-
-class DiskInUse(PermanentError):
-    """The disk changed while, or after, it was copied."""
 
 
 class DiskStacked(PermanentError):
@@ -94,7 +91,7 @@ def shelve_snapshots(b: Blueprint) -> str:
     if not b.host.simulated:
         require_known(b)
         missing = [volume for volume in _all(b) if not _is_whole(b, b.shelf.get(volume))]
-        shelf.require_room(sum(storage.allocated(connect(b.host.uri), POOL, missing).values()))
+        shelf.require_room(sum(allocated(b, [*missing, *b.ground]).values()))
     return _put(b, SNAPSHOTS, frozen_files(b), frozen=True)
 
 
@@ -110,12 +107,8 @@ def frozen_files(b: Blueprint) -> list[str]:
     return [*layers, *(name for _kind, name in all_files(b) if name not in layers)]
 
 
-def _data(b: Blueprint) -> list[str]:
-    return [disk.volume for disk in b.data.attached]
-
-
 def _all(b: Blueprint) -> list[str]:
-    return [*frozen_files(b), b.root_volume, *_data(b)]
+    return [*frozen_files(b), b.root_volume, *data_volumes(b)]
 
 
 def require_known(b: Blueprint) -> dict[str, str | None]:
@@ -181,13 +174,13 @@ def clear_disk(b: Blueprint) -> str:
 @step(DATA, tags=[TAG])
 def shelve_data_disks(b: Blueprint) -> str:
     """Put the data disks onto the shelf; the host keeps its own."""
-    return "they are on the shelf" if b.committed else _put(b, DATA, _data(b))
+    return "they are on the shelf" if b.committed else _put(b, DATA, data_volumes(b))
 
 
 @shelve_data_disks.undone_by
 def clear_data_disks(b: Blueprint) -> str:
     """Take them from the shelf again: the host has them as before."""
-    return shelves.clear(b.claim, _data(b))
+    return shelves.clear(b.claim, data_volumes(b))
 
 
 def _is_whole(b: Blueprint, kept: ShelfBlueprint | None) -> bool:
@@ -206,7 +199,7 @@ def _put(b: Blueprint, step_name: str, volumes: Collection[str], *, frozen: bool
     """
     whole = {volume: kept.name for volume, kept in b.shelf.items() if _is_whole(b, kept)}
     missing = [volume for volume in volumes if volume not in whole]
-    sizes = storage.allocated(connect(b.host.uri), POOL, missing)
+    sizes = allocated(b, missing)
     told, passed, total = Told(b, step_name), 0, max(sum(sizes.values()), 1)
     below = {} if b.host.simulated or not missing else require_known(b)
     for volume in missing:
@@ -249,7 +242,8 @@ class _Making:
         shelf.require_room(self.size)
         copy = self.place / "copy"
         tell = self._bytes("copying off the host", self.size)
-        length, digest = haul.bring(connect(self.b.host.uri), POOL, self.volume, copy, tell=tell)
+        connection, pool = connect(self.b.host.uri), pool_of(self.b, self.volume)
+        length, digest = haul.bring(connection, pool, self.volume, copy, tell=tell)
         if frozen:
             _require_same(self.b, self.volume, digest)
         if is_packed(self.volume):
@@ -257,6 +251,9 @@ class _Making:
             return self._publish(made, None, digest, length)
         chain = self._chain(below)
         beneath = [self._beside(lower, whole) for lower in chain]
+        if self.b.ground and chain:
+            shelf.stand_alone(copy, beneath, tick=self._taking_over)
+            chain, beneath = chain[-1:], beneath[-1:]
         made = shelf.compress(copy, beneath, self.name, on_progress=self._compressing(length))
         return self._publish(made, chain[0] if chain else None, digest, None)
 
@@ -289,7 +286,8 @@ class _Making:
             DiskStacked: it is a data disk, and lies on something.
         """
         if self.volume not in below:
-            stray = storage.leans_on(connect(self.b.host.uri), POOL, self.volume)
+            pool = pool_of(self.b, self.volume)
+            stray = storage.leans_on(connect(self.b.host.uri), pool, self.volume)
             if stray is not None:
                 raise DiskStacked(f"The data disk {self.volume} lies on {stray.name}: report this.")
         chain: list[str] = []
@@ -297,6 +295,8 @@ class _Making:
         while lower is not None:
             chain.append(lower)
             lower = below.get(lower)
+        if chain and chain[-1] in self.b.ground:
+            chain = [*chain[:-1], *self.b.ground, self.b.disk_image.volume]
         return chain
 
     def _beside(self, lower: str, whole: dict[str, str]) -> Path:
@@ -305,6 +305,8 @@ class _Making:
         if lower in whole:
             beside.symlink_to(shelf.path_of(whole[lower]).absolute())
             return beside
+        if lower in self.b.ground:
+            return self._bring_ground(lower, beside)
         image = self.b.disk_image
         stored = Path(image.path)
         if image.path and stored.exists():
@@ -312,6 +314,19 @@ class _Making:
             return beside
         tell = self._bytes("copying the image off the host", image.virtual_size_bytes)
         haul.bring(connect(self.b.host.uri), POOL, lower, beside, tell=tell)
+        return beside
+
+    def _taking_over(self) -> None:
+        self.tell(_COPIED, f"{self.volume}: taking over what is its source's")
+
+    def _bring_ground(self, lower: str, beside: Path) -> Path:
+        """Bring a frozen file of the source that a linked clone stands on; it goes with this."""
+        connection = connect(self.b.host.uri)
+        size = storage.length(connection, POOL, lower)
+        shelf.require_room(size)
+        tell = self._bytes("copying what is its source's off the host", size)
+        _length, digest = haul.bring(connection, POOL, lower, beside, tell=tell)
+        _require_same(self.b, lower, digest)
         return beside
 
     def pretend(self) -> Shelved:
@@ -322,6 +337,7 @@ class _Making:
         else:
             qemu.create_empty(made, self.b.disk_bytes)
         base = next(iter(self.b.layers.beneath(self.volume)), None)
+        base = self.b.disk_image.volume if base in self.b.ground else base
         return self._publish(made, base, None, None)
 
 
@@ -331,10 +347,8 @@ def _require_same(b: Blueprint, volume: str, digest: str | None) -> None:
     Raises:
         DiskInUse: it does not.
     """
-    connection, channel = connect(b.host.uri), open_channel(b.host.channel)
-    path = storage.volume_path(connection, POOL, volume)
-    length = storage.length(connection, POOL, volume)
-    if checksum.blake2b(channel, path, length) != digest:
+    channel, path = open_channel(b.host.channel), path_of(b, volume)
+    if checksum.blake2b(channel, path, length_of(b, volume)) != digest:
         raise DiskInUse(f"{volume} of {b.name} is not what was copied: shelve it again.")
 
 
@@ -355,7 +369,7 @@ def adopt_shelf(b: Blueprint) -> str:
     if state is not PowerState.OFF:
         raise DiskInUse(f"{b.name} is {state} while it is shelved: leave it off, then try again.")
     if not b.host.simulated:
-        for volume in (b.root_volume, *_data(b)):
+        for volume in (b.root_volume, *data_volumes(b)):
             _require_same(b, volume, b.shelf[volume].source_digest)
     keep_nvram(b)
     shelves.let_host_go(b.claim)

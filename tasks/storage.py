@@ -6,11 +6,8 @@ from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.services import servers
 from innkeeper.services.blueprint import Blueprint
+from tasks.files import root_file
 from tasks.step import step
-
-
-def _root(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    return [(ArtifactKind.VOLUME, b.root_volume)]
 
 
 def _new(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
@@ -33,7 +30,7 @@ def _ensure(b: Blueprint, name: str) -> str:
     return f"{name}, {b.disk_gib} GiB on {b.image.name}"
 
 
-@step("volume", makes=_root)
+@step("volume", makes=root_file)
 def create_volume(b: Blueprint) -> str:
     """Create the root disk on its backing image."""
     return _ensure(b, b.root_volume)
@@ -46,7 +43,7 @@ def erase_volume(b: Blueprint) -> str:
     return f"{b.root_volume} deleted"
 
 
-@step("remove-volume", removes=_root, on_host=True)
+@step("remove-volume", removes=root_file, on_host=True)
 def delete_volume(b: Blueprint) -> str:
     """Delete the root disk."""
     return erase_volume(b) or ""

@@ -3,17 +3,21 @@
 from collections.abc import Callable, Collection
 
 from innkeeper.domain.naming import POOL
-from innkeeper.domain.steps import ArtifactKind
-from innkeeper.errors import TransientError
 from innkeeper.host import checksum
-from innkeeper.host.channel import open_channel
 from innkeeper.hypervisor import guest, haul, storage
 from innkeeper.hypervisor.connection import connect
-from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.images import shelf
 from innkeeper.images.failure import ShelfFileDamaged
 from innkeeper.services import journal, shelves
 from innkeeper.services.blueprint import Blueprint, ShelfBlueprint
+from tasks import files
+from tasks.files import (
+    data_copies,
+    data_volumes,
+    require_arrived,
+    require_image,
+    root_file,
+)
 from tasks.merge import all_files
 from tasks.shelf import TAG, Told, frozen_files
 from tasks.step import step
@@ -25,23 +29,6 @@ ARRIVED = "arrived"
 """Noted in those steps: the checksum of each file that is whole on the host."""
 
 
-class DiskArrivedDamaged(TransientError):
-    """What is on the host is not what was sent."""
-
-
-def _root(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    return [(ArtifactKind.VOLUME, b.root_volume)]
-
-
-def _data(b: Blueprint) -> list[str]:
-    return [disk.volume for disk in b.data.attached]
-
-
-def _copies(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
-    # Once they are the server's their own rows tell of them.
-    return [] if b.committed else [(ArtifactKind.VOLUME, name) for name in _data(b)]
-
-
 @step(SNAPSHOTS, makes=all_files, tags=[TAG])
 def unshelve_snapshots(b: Blueprint) -> str:
     """Put the frozen files and memories of snapshots on the host, each after what it leans on.
@@ -50,10 +37,13 @@ def unshelve_snapshots(b: Blueprint) -> str:
     """
     if b.committed:
         return "they are there"
-    there = set(storage.volume_names(connect(b.host.uri), POOL))
-    files = {volume: _kept(b, volume) for volume in (*frozen_files(b), b.root_volume, *_data(b))}
+    files.require_apart(b, SNAPSHOTS)
+    wanted = (*frozen_files(b), b.root_volume, *data_volumes(b))
+    coming = {volume: _kept(b, volume).size_bytes for volume in wanted}
     if not b.host.simulated:
-        _require_room(b, sum(kept.size_bytes for name, kept in files.items() if name not in there))
+        here = files.there(b, wanted)
+        sizes = {name: size for name, size in coming.items() if name not in here}
+        files.require_room(b, sizes, "at least")
     return _bring_back(b, SNAPSHOTS, frozen_files(b))
 
 
@@ -63,7 +53,7 @@ def erase_snapshots(b: Blueprint) -> str:
     return _erase(b, frozen_files(b))
 
 
-@step(DISK, makes=_root, tags=[TAG])
+@step(DISK, makes=root_file, tags=[TAG])
 def unshelve_disk(b: Blueprint) -> str:
     """Put the disk on the host and compare checksums there; one that was proven is left alone."""
     if b.committed or not _missing(b, [b.root_volume]):
@@ -72,8 +62,8 @@ def unshelve_disk(b: Blueprint) -> str:
     guest.destroy(connect(b.host.uri), b.server_id)
     guest.undefine(connect(b.host.uri), b.server_id)
     said = _bring_back(b, DISK, [b.root_volume])
-    if not b.host.simulated:
-        _require_image(b)
+    if not b.host.simulated and b.disk_image.volume in {kept.base for kept in b.shelf.values()}:
+        require_image(b, "unshelve to another host")
     return said
 
 
@@ -83,21 +73,21 @@ def erase_disk(b: Blueprint) -> str:
     return _erase(b, [b.root_volume])
 
 
-@step(DATA, makes=_copies, tags=[TAG])
+@step(DATA, makes=data_copies, tags=[TAG])
 def unshelve_data_disks(b: Blueprint) -> str:
     """Put the data disks on the host and compare checksums there."""
-    return "they are there" if b.committed else _bring_back(b, DATA, _data(b))
+    return "they are there" if b.committed else _bring_back(b, DATA, data_volumes(b))
 
 
 @unshelve_data_disks.undone_by
 def erase_data_disks(b: Blueprint) -> str:
     """Delete what was put on the host; the shelf has it still."""
-    return _erase(b, _data(b))
+    return files.erase_copies(b, SNAPSHOTS)
 
 
 def _erase(b: Blueprint, volumes: Collection[str]) -> str:
     for name in reversed(list(volumes)):
-        storage.delete_volume(connect(b.host.uri), POOL, name)
+        files.delete(b, name)
     return f"{len(volumes)} files deleted"
 
 
@@ -116,34 +106,19 @@ def _kept(b: Blueprint, volume: str) -> ShelfBlueprint:
     return kept
 
 
-def _require_room(b: Blueprint, needed: int) -> None:
-    """See that the host's pool has space for so many bytes, which is the least that will come.
-
-    Raises:
-        PoolFull: it has not.
-    """
-    free = storage.pool_capacity(connect(b.host.uri), POOL).free_bytes
-    if needed > free:
-        raise PoolFull(
-            f"The files of {b.name} take {needed >> 20} MiB at least, the pool of {b.host.name} "
-            f"has {free >> 20} MiB left: free space there, or choose another host."
-        )
-
-
 def _missing(b: Blueprint, volumes: Collection[str]) -> list[str]:
     """Return those that are not on the host, or not proven there."""
-    there = set(storage.volume_names(connect(b.host.uri), POOL))
-    whole = b.step_data.get(ARRIVED, {}).keys() & there
+    whole = b.step_data.get(ARRIVED, {}).keys() & files.there(b, volumes)
     return [volume for volume in volumes if volume not in whole]
 
 
 def _bring_back(b: Blueprint, step_name: str, volumes: Collection[str]) -> str:
     """Put volumes on the host, in this order, each noted when it is proven."""
     arrived, missing = dict(b.step_data.get(ARRIVED, {})), _missing(b, volumes)
-    files = {volume: _kept(b, volume) for volume in missing}
+    kept_files = {volume: _kept(b, volume) for volume in missing}
     told, passed = Told(b, step_name), 0
-    total = max(sum(kept.size_bytes for kept in files.values()), 1)
-    for volume, kept in files.items():
+    total = max(sum(kept.size_bytes for kept in kept_files.values()), 1)
+    for volume, kept in kept_files.items():
         tell = told.part(passed / total, kept.size_bytes / total)
         if b.host.simulated:
             _pretend(b, volume, kept)
@@ -166,18 +141,16 @@ def _send(
         ShelfFileDamaged: it is not what was put on the shelf.
         DiskArrivedDamaged: it is not what was sent; it is sent again.
     """
-    connection, channel = connect(b.host.uri), open_channel(b.host.channel)
+    connection = connect(b.host.uri)
     source = shelf.require_whole(kept.name, kept.size_bytes)
-    sent = haul.send(connection, POOL, volume, source, tell=_bytes(volume, kept.size_bytes, tell))
+    told, pool = _bytes(volume, kept.size_bytes, tell), files.pool_of(b, volume)
+    sent = haul.send(connection, pool, volume, source, tell=told)
     if sent != kept.sha256:
         raise ShelfFileDamaged(
             f"{source} is not what was put on the shelf (SHA-256 {sent}, not {kept.sha256}): "
             "bring it back from a backup."
         )
-    path = storage.volume_path(connection, POOL, volume)
-    checksum.settle(channel, path, kept.size_bytes)  # before the shelf's copy may go
-    if checksum.sha256(channel, path, kept.size_bytes) != kept.sha256:
-        raise DiskArrivedDamaged(f"{path} on {b.host.name} is not what was sent: sending it again.")
+    require_arrived(b, volume, kept.size_bytes, sent, checksum.sha256)
 
 
 def _pour(
@@ -193,19 +166,17 @@ def _pour(
         ShelfFileDamaged: they are not.
         DiskArrivedDamaged: it is not what was sent; it is sent again.
     """
-    connection, channel = connect(b.host.uri), open_channel(b.host.channel)
+    connection = connect(b.host.uri)
     with shelf.unpacked(kept.name, kept.size_bytes) as content:
         told = _bytes(volume, length, tell)
-        sent = haul.pour(connection, POOL, volume, content, length, tell=told)
+        pool = files.pool_of(b, volume)
+        sent = haul.pour(connection, pool, volume, content, length, tell=told)
     if sent != kept.source_digest:
         raise ShelfFileDamaged(
             f"{shelf.path_of(kept.name)} is not what was put on the shelf (BLAKE2b {sent}, not "
             f"{kept.source_digest}): bring it back from a backup."
         )
-    path = storage.volume_path(connection, POOL, volume)
-    checksum.settle(channel, path, length)
-    if checksum.blake2b(channel, path, length) != sent:
-        raise DiskArrivedDamaged(f"{path} on {b.host.name} is not what was sent: sending it again.")
+    require_arrived(b, volume, length, sent)
 
 
 def _bytes(volume: str, length: int, tell: Callable[[float, str], None]) -> Callable[[int], None]:
@@ -226,32 +197,13 @@ def _pretend(b: Blueprint, volume: str, kept: ShelfBlueprint) -> None:
         return
     storage.ensure_volume(
         connection,
-        POOL,
+        files.pool_of(b, volume),
         volume,
         disk.size_bytes if disk else b.disk_bytes,
         backing_path=backing,
         fmt=disk.format if disk else "qcow2",
         replace=True,
     )
-
-
-def _require_image(b: Blueprint) -> None:
-    """See that the host's image, if a file of the server lies on it, is the image.
-
-    Raises:
-        ShelfFileDamaged: it is not.
-    """
-    base = b.disk_image.volume
-    if base not in {kept.base for kept in b.shelf.values()}:
-        return
-    connection = connect(b.host.uri)
-    below = storage.volume_path(connection, POOL, base)
-    length = storage.length(connection, POOL, base)
-    if checksum.sha256(open_channel(b.host.channel), below, length) != b.disk_image.sha256:
-        raise ShelfFileDamaged(
-            f"The image {below} on {b.host.name} is not {b.disk_image.name}: unshelve to "
-            "another host, and have that one looked after."
-        )
 
 
 @step("adopt-disk")

@@ -66,4 +66,6 @@ class DataDisk(Base):
     delete_on_server_delete: Mapped[bool] = mapped_column(default=True)
     boot_order: Mapped[int | None] = mapped_column(default=None)  # None: not booted from
     pool: Mapped[str] = mapped_column(String(63), default="innkeeper")  # the host's usual one
+    other_pool: Mapped[str | None] = mapped_column(String(63), default=None)
+    """In which pool of its server's other host it lies as well, while that moves."""
     created_at: Mapped[datetime] = mapped_column(default_factory=now)

@@ -145,7 +145,10 @@ def _resume(world: World, _body: BaseModel) -> Plan:
 def _shelve(world: World, _body: BaseModel) -> Plan:
     kept = "It keeps its place among the project's servers and disks, and its address."
     return Plan(
-        _status(world, Status.SHELVED, Effect.POWER_CYCLE if world.runs else Effect.LIVE),
+        (
+            *_status(world, Status.SHELVED, Effect.POWER_CYCLE if world.runs else Effect.LIVE),
+            *world.parting,
+        ),
         "the guest is shut down until it is unshelved" if world.runs else NONE,
         (kept, *world.going_along),
     )
@@ -154,7 +157,11 @@ def _shelve(world: World, _body: BaseModel) -> Plan:
 @_rule(Verb.UNSHELVE)
 def _unshelve(world: World, _body: BaseModel) -> Plan:
     return Plan(
-        (*_status(world, Status.ACTIVE), Change(Effect.LIVE, "host", None, world.host)),
+        (
+            *_status(world, Status.ACTIVE),
+            Change(Effect.LIVE, "host", None, world.host),
+            *world.relodged,
+        ),
         NONE,
         (*world.going_along, *world.parted),
     )
@@ -177,7 +184,7 @@ def _migrate(world: World, body: BaseModel) -> Plan:
         still = f"the guest stands still while its {world.shape.memory_mib} MiB of memory are sent"
     disks = f"{1 + len(world.disks)} disks are" if world.disks else "disk is"
     return Plan(
-        (Change(effect, "host", world.home, world.host),),
+        (Change(effect, "host", world.home, world.host), *world.parting, *world.relodged),
         f"the guest is shut down, its {disks} copied, and it is started on the new host"
         if cycles
         else (still if world.runs else NONE),

@@ -72,6 +72,14 @@ def probe_console(server_id: UUID) -> str:
     return f"{console_log(server_id)}.probe"
 
 
+def ground_volume(server_id: UUID, depth: int) -> str:
+    """Return the name of a linked clone's copy of what it stands on, while it is made its own.
+
+    Depth 0 is what its disk leans on.
+    """
+    return f"{server_id}-snap-ground-{depth}.qcow2"
+
+
 def seed_of(volume: str) -> str:
     """Return the name of the NoCloud seed that belongs to a root disk, whatever lies above it.
 
@@ -89,6 +97,20 @@ def born_of(volume: str) -> str | None:
 def data_volume(disk_id: UUID, fmt: str) -> str:
     """Return the name of a data disk, which is nobody's but its own: servers come and go."""
     return f"{disk_id}-data.{fmt}"
+
+
+def in_pool(pool: str, volume: str) -> str:
+    """Return under which name an artifact's row tells of a volume: with its pool, if a further one.
+
+    No name of a pool or a volume has a slash.
+    """
+    return volume if pool == POOL else f"{pool}/{volume}"
+
+
+def place_of(name: str) -> tuple[str, str]:
+    """Return the pool and the volume that an artifact's row tells of under that name."""
+    pool, slash, volume = name.rpartition("/")
+    return (pool if slash else POOL), volume
 
 
 def disk_of(volume: str) -> UUID | None:

@@ -58,7 +58,8 @@ class Measured:
 class Capacity:
     """A host's size, what is reserved of it, and whether it takes servers at all.
 
-    `objections` are reasons that only this one server has against the host.
+    `objections` are reasons that only this one server has against the host; `astray` those of its
+    data disks that lay in further pools and would lie in the usual one, and how many GiB that is.
     """
 
     host_id: UUID
@@ -73,6 +74,8 @@ class Capacity:
     free_ports: int = 1
     reachable: bool = True
     objections: tuple[str, ...] = ()
+    astray: tuple[str, ...] = ()
+    astray_gib: int = 0
 
     @property
     def free(self) -> Demand:
@@ -166,10 +169,11 @@ def _memory(host: Capacity, demand: Demand) -> str | None:
 
 
 def _disk(host: Capacity, demand: Demand) -> str | None:
-    free = host.free.disk_gib
-    if demand.disk_gib <= free:
+    free, asked = host.free.disk_gib, demand.disk_gib + host.astray_gib
+    if asked <= free:
         return None
-    return f"{demand.disk_gib} GiB of disk asked, {max(free, 0)} GiB free"
+    told = f"{asked} GiB of disk asked, {max(free, 0)} GiB free"
+    return f"{told} ({'; '.join(host.astray)})" if host.astray else told
 
 
 def _ports(host: Capacity, _demand: Demand) -> str | None:
@@ -195,7 +199,10 @@ def waste(host: Capacity, demand: Demand) -> float:
 
 
 def place(demand: Demand, hosts: Sequence[Capacity], tie: Tie | None = None) -> Verdict:
-    """Judge every host and choose the fitting one with the least waste (then by name)."""
+    """Judge every host and choose the fitting one with the least waste (then by name).
+
+    One that has the pools that the server's disks lie in comes before all that have not.
+    """
     opinions = []
     for host in sorted(hosts, key=lambda h: h.name):
         reasons = [reason for rule in RULES if (reason := rule(host, demand))]
@@ -210,7 +217,8 @@ def place(demand: Demand, hosts: Sequence[Capacity], tie: Tie | None = None) -> 
             )
         )
     fitting = [opinion for opinion in opinions if opinion.waste is not None]
-    chosen = min(fitting, key=lambda o: (o.waste or 0.0, o.host), default=None)
+    astray = {host.host_id: bool(host.astray) for host in hosts}
+    chosen = min(fitting, key=lambda o: (astray[o.host_id], o.waste or 0.0, o.host), default=None)
     return Verdict(chosen.host_id if chosen else None, tuple(opinions))
 
 

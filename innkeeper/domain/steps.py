@@ -75,6 +75,7 @@ STEPS: dict[Verb, tuple[str, ...]] = {
         "carry-snapshots",
         "stand-by",
         "carry-disk",
+        "flatten-copy",
         "carry-data-disks",
         "domain",
         "lease",
@@ -163,7 +164,7 @@ def is_about_source(verb: Verb, step: str) -> bool:
 _AT_NEW_HOST = frozenset(
     {
         *("substrate", "make-networks", "seed"),
-        *("carry-snapshots", "carry-disk", "carry-data-disks"),
+        *("carry-snapshots", "carry-disk", "flatten-copy", "carry-data-disks"),
         *("domain", "lease", "forward", "answer-there"),
     }
 )

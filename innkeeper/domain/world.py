@@ -1,10 +1,11 @@
 """A server as a plan is computed from it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import POOL
-from innkeeper.domain.planning import Change
+from innkeeper.domain.planning import Change, Effect
 from innkeeper.domain.resizing import Resize, Shape
 
 
@@ -46,6 +47,8 @@ class World:
     """A server as a plan is computed from it.
 
     The subject is the snapshot that a verb names, `disk` and `card` those, if there already.
+    `shares` is the source of a linked clone, and `shared_mib` what it has of that at most.
+    `lodged` are the pools that its data disks will lie in, by their names, and
     `host` is where it will be, `home` where it was before; `live` is how a migration moves it,
     and `pauses` whether the guest stands still meanwhile. `waits` is whether a resize waits for a
     power cycle, and `waiting` what another one would have changed that waits until now.
@@ -63,6 +66,9 @@ class World:
     disk: DataDisk | None = None
     cards: tuple[Card, ...] = ()
     card: Card | None = None
+    lodged: Mapping[str, str] = field(default_factory=dict)
+    shares: str = ""
+    shared_mib: int = 0
     home: str = ""
     live: bool = False
     pauses: bool = False
@@ -85,7 +91,28 @@ class World:
         kept = ", ".join(one.name for one in self.snapshots)
         disks = ", ".join(disk.name for disk in self.disks)
         told = [f"Snapshots that go along: {kept}."] if kept else []
+        if self.shares:
+            told.append(
+                f"It leaves as a full copy: what it shares with {self.shares}, up to "
+                f"{self.shared_mib} MiB, is copied, too. {self.shares} is free of it afterwards."
+            )
         return [*told, f"Data disks that go along: {disks}."] if disks else told
+
+    @property
+    def parting(self) -> tuple[Change, ...]:
+        """Tell of a linked clone that becomes a server like any other when it leaves its host."""
+        if not self.shares:
+            return ()
+        return (Change(Effect.LIVE, "root disk", f"shared with {self.shares}", "its own"),)
+
+    @property
+    def relodged(self) -> tuple[Change, ...]:
+        """Tell of the data disks that will lie in another pool than now."""
+        return tuple(
+            Change(Effect.LIVE, f"pool of disk {disk.name}", disk.pool, pool)
+            for disk in self.disks
+            if (pool := self.lodged.get(disk.name, disk.pool)) != disk.pool
+        )
 
     @property
     def parted(self) -> list[str]:

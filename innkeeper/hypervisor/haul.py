@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -136,10 +137,21 @@ def _send(
     storage.look_again(conn, pool)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A volume of a host."""
+
+    conn: libvirt.virConnect
+    pool: str
+    name: str
+
+    def look_up(self) -> libvirt.virStorageVol:
+        """Return it as libvirt's own object, or let libvirt's error pass."""
+        return self.conn.storagePoolLookupByName(self.pool).storageVolLookupByName(self.name)
+
+
 @translated()
-def carry(
-    old: libvirt.virConnect, new: libvirt.virConnect, pool: str, name: str, *, tell: Tell
-) -> tuple[int, str]:
+def carry(old: Place, new: Place, *, tell: Tell) -> tuple[int, str]:
     """Make a volume on another host with the content of the one here; nothing is kept between.
 
     Holes of a file are not sent, and are holes there, too; in the BLAKE2b they are zeros.
@@ -150,25 +162,17 @@ def carry(
         VolumeAbsent, PoolAbsent, PoolFull, PoolBusy: as they say.
         VolumeCut: not everything arrived.
     """
-    length = storage.length(old, pool, name)
-    storage.make_room(new, pool, name, length)
-    digest = _carry(old, new, pool, name, length, tell)
-    storage.look_again(new, pool)
+    length = storage.length(old.conn, old.pool, old.name)
+    storage.make_room(new.conn, new.pool, new.name, length)
+    digest = _carry(old, new, length, tell)
+    storage.look_again(new.conn, new.pool)
     return length, digest
 
 
-def _carry(
-    old: libvirt.virConnect,
-    new: libvirt.virConnect,
-    pool: str,
-    name: str,
-    length: int,
-    tell: Tell,
-) -> str:
-    source = old.storagePoolLookupByName(pool).storageVolLookupByName(name)
-    target = new.storagePoolLookupByName(pool).storageVolLookupByName(name)
+def _carry(old: Place, new: Place, length: int, tell: Tell) -> str:
+    source, target = old.look_up(), new.look_up()
     digest, passed = hashlib.blake2b(), 0
-    outward, inward = old.newStream(0), new.newStream(0)
+    outward, inward = old.conn.newStream(0), new.conn.newStream(0)
     try:
         source.download(outward, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
         target.upload(inward, 0, length, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)

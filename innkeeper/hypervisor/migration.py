@@ -26,12 +26,10 @@ Tell = Callable[[float, str], None]
 
 _POLL_SECONDS = 0.5
 _PATIENCE_SECONDS = 6 * 3600.0
-_FLAGS = (
-    libvirt.VIR_MIGRATE_PERSIST_DEST
-    # Only the layer that the server writes to: what is beneath it is on the new host already.
-    | libvirt.VIR_MIGRATE_NON_SHARED_INC
-    | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
-)
+_FLAGS = libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_ABORT_ON_ERROR
+# Only the layer that the server writes to: what is beneath it is on the new host already.
+_LAYER = libvirt.VIR_MIGRATE_NON_SHARED_INC
+_WHOLE = libvirt.VIR_MIGRATE_NON_SHARED_DISK
 # A guest that writes faster than is sent is slowed down.
 _WHILE_IT_RUNS = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_AUTO_CONVERGE
 
@@ -111,6 +109,7 @@ def migrate(
     way: Way,
     tell: Tell,
     pause: bool = False,
+    whole: bool = False,
 ) -> None:
     """Have a running guest go on at another host; return when it does.
 
@@ -129,6 +128,8 @@ def migrate(
         pause: let the guest stand still while its memory (not its disk) is sent. Of six
             emulated guests (TCG, QEMU 7.2) that ran meanwhile one arrived with a corrupted kernel;
             see docs/adr/0013-migration.md.
+        whole: send all that the guest sees of its disks, also what is in files beneath: the new
+            host has not got all of those.
 
     Raises:
         TransientError, PermanentError: ask `look` of both hosts where the guest is.
@@ -144,10 +145,11 @@ def migrate(
         libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS: list(filled),
     }
     failure: list[libvirt.libvirtError] = []
+    flags = _FLAGS | (_WHOLE if whole else _LAYER) | (0 if pause else _WHILE_IT_RUNS)
 
     def carry() -> None:
         try:
-            domain.migrate3(new, parameters, _FLAGS if pause else _FLAGS | _WHILE_IT_RUNS)
+            domain.migrate3(new, parameters, flags)
         except libvirt.libvirtError as error:
             failure.append(error)
 

@@ -219,6 +219,25 @@ def same_content(
     return done.returncode == 0
 
 
+def rebase(
+    layer: Path, onto: Path, *, header_only: bool = False, tick: Callable[[], None] | None = None
+) -> None:
+    """Make a qcow2 layer lean on another file: it takes over what differs, or only names it.
+
+    Raises:
+        ImageCorrupt: one of the files cannot be read.
+        ShelfFull: no space is left.
+        QemuImgTimedOut: it took too long.
+    """
+    argv = ["qemu-img", "rebase", "-f", "qcow2", "-F", "qcow2", "-b", str(onto.absolute())]
+    argv += ["-u", str(layer.absolute())] if header_only else [str(layer.absolute())]
+    done = _limited(argv, CONVERT_SECONDS, tick)
+    if done.returncode:
+        if _NO_SPACE in done.stderr:
+            raise ShelfFull(f"No space is left on the shelf, {layer.parent}: free some there.")
+        raise ImageCorrupt(_damaged(done.stderr))
+
+
 def create_empty(target: Path, size_bytes: int) -> None:
     """Make an empty qcow2 disk.
 

@@ -7,8 +7,9 @@ alone, or lies on nothing; or what is in a memory or a raw disk, packed (docs/ad
 
 import errno
 import hashlib
+import itertools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -67,6 +68,21 @@ def making(name: str) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def stand_alone(layer: Path, chain: Sequence[Path], *, tick: Callable[[], None]) -> None:
+    """Have a copied layer take over all that is in copied files between it and the last one.
+
+    They are all in one folder, nobody else's; what each leans on, nearest first, is the next. Its
+    content stays; what is in the last one it still leans on.
+
+    Raises:
+        ImageCorrupt: one of them cannot be read.
+        ShelfFull: no space is left.
+    """
+    for upper, lower in itertools.pairwise((layer, *chain)):
+        qemu.rebase(upper, lower, header_only=True)
+    qemu.rebase(layer, chain[-1], tick=tick)
 
 
 def compress(layer: Path, chain: Sequence[Path], name: str, *, on_progress: OnProgress) -> Path:

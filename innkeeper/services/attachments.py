@@ -81,20 +81,22 @@ class DataDisks(Devices[DataDiskBlueprint]):
     noun = "disk"
 
 
-def load(session: Session, operation: Operation, server_id: UUID) -> DataDisks:
-    """Return the data disks that a step of an operation sees of a server."""
+def load(session: Session, operation: Operation, server_id: UUID, host_id: UUID) -> DataDisks:
+    """Return the data disks that a step of an operation sees of a server on a host."""
     of_server = select(DataDisk).where(DataDisk.server_id == server_id)
     rows = session.scalars(of_server.order_by(DataDisk.target)).all()
     named = operation.request.get("disk_id")
     subject = session.get(DataDisk, UUID(named)) if named else None
     return DataDisks(
-        tuple(_blueprint(row) for row in rows), _blueprint(subject) if subject else None
+        tuple(_blueprint(row, host_id) for row in rows),
+        _blueprint(subject, host_id) if subject else None,
     )
 
 
-def _blueprint(row: DataDisk) -> DataDiskBlueprint:
+def _blueprint(row: DataDisk, host_id: UUID) -> DataDiskBlueprint:
     fields = {name: getattr(row, name) for name in DataDiskBlueprint.__dataclass_fields__}
-    return DataDiskBlueprint(**fields | {"target": row.target or ""})
+    pool = row.pool if row.host_id == host_id else row.other_pool or row.pool
+    return DataDiskBlueprint(**fields | {"target": row.target or "", "pool": pool})
 
 
 def of_servers(session: Session, ids: Iterable[UUID]) -> dict[UUID, list[DataDisk]]:
@@ -319,12 +321,6 @@ def _refuse_saving(session: Session, server: Server) -> None:
             "memory of a guest with such ones: suspend it with mode 'pause', or detach them first "
             "(`innkeeper disk detach`)."
         )
-
-
-def bound(session: Session, server: Server) -> list[str]:
-    """Return a server's disks that lie in further pools of its host: other hosts have others."""
-    rows = held_by(session, server)
-    return [f"{row.name} in {row.pool}" for row in rows if row.pool != naming.POOL]
 
 
 def staying(session: Session, server: Server) -> list[str]:

@@ -92,6 +92,17 @@ class ShelfBlueprint:
 
 
 @dataclass(frozen=True)
+class Side:
+    """What of a server that moves is different on each of the two hosts."""
+
+    host: HostBlueprint
+    network: NetworkBlueprint
+    cards: Cards
+    data: DataDisks
+    base_volume: str | None
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """One server, its operation and what both stand on. Secrets are kept out of `repr`."""
 
@@ -131,7 +142,8 @@ class Blueprint:
     step_data: dict[str, Any] = field(default_factory=dict)
     step_was_done: bool = False
     resize: Resize | None = None
-    elsewhere: tuple[HostBlueprint, NetworkBlueprint, Cards] | None = None
+    elsewhere: Side | None = None
+    ground: tuple[str, ...] = ()
     shelf: dict[str, ShelfBlueprint] = field(default_factory=dict)
     born_of: str = ""
     on_host: bool = True
@@ -246,9 +258,10 @@ class Blueprint:
         """
         if self.elsewhere is None:
             raise NotFound("No migration is at work.")
-        host, network, cards = self.elsewhere
-        here = self.host, self.network, self.cards
-        return replace(self, host=host, network=network, cards=cards, elsewhere=here)
+        sides = Side.__dataclass_fields__
+        here = Side(**{part: getattr(self, part) for part in sides})
+        there = {part: getattr(self.elsewhere, part) for part in sides}
+        return replace(self, **there, elsewhere=here)
 
     @property
     def resized(self) -> "Blueprint":

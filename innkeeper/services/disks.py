@@ -12,7 +12,7 @@ from sqlalchemy.sql import ColumnElement
 from innkeeper.contracts import Claim
 from innkeeper.db.models import Artifact, DataDisk, Host, Operation, Server
 from innkeeper.db.session import transaction
-from innkeeper.domain.naming import disk_serial
+from innkeeper.domain.naming import disk_serial, in_pool
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import Conflict, NotFound, TransientError
 from innkeeper.hypervisor import storage
@@ -127,7 +127,7 @@ def erase(disk_id: UUID) -> None:
         if row is None or row.phase != "deleting":
             return
         host, pool, volume = session.get_one(Host, row.host_id), row.pool, row.volume
-        there = _copy_on(row.host_id, volume)
+        there = _copy_on(row)
         owner = session.get(Server, row.server_id) if row.server_id else None
         shelved = owner is not None and not owner.placed
         asked = not shelved or session.scalar(select(Artifact.id).where(*there)) is not None
@@ -193,38 +193,48 @@ def part(held: Claim) -> list[UUID]:
         return going
 
 
-def leave(session: Session, server: Server, operation: Operation) -> None:
-    """Note that what a server's host has of its data disks is to go, within a transaction.
+def depart(session: Session, held: Claim) -> tuple[Operation, Server] | None:
+    """Pass the point of no return of what takes a server off its host; None: that was passed.
 
-    A disk's own row tells of it where the server is, an artifact's that there is a copy elsewhere.
+    What the host has of its data disks is to go: a disk's own row tells of it where the server is,
+    an artifact's that there is a copy elsewhere.
+
+    Raises:
+        ClaimLost: the operation was taken over.
     """
+    operation = journal.hold(session, held)
+    if operation.request.get(journal.COMMITTED):
+        return None
+    operation.request = operation.request | {journal.COMMITTED: True}
+    server = session.get_one(Server, held.server_id)
     for row in attachments.held_by(session, server):
-        session.execute(sa.delete(Artifact).where(*_copy_on(row.host_id, row.volume)))
+        session.execute(sa.delete(Artifact).where(*_copy_on(row)))
         session.add(
             Artifact(
                 host_id=row.host_id,
                 server_id=server.id,
                 operation_id=operation.id,
                 kind=ArtifactKind.VOLUME,
-                name=row.volume,
+                name=in_pool(row.pool, row.volume),
                 state="present",
             )
         )
+    return operation, server
 
 
 def arrive(session: Session, server: Server) -> None:
     """Note that the copies of a server's data disks on its host are the disks themselves."""
     for row in attachments.held_by(session, server):
         row.host_id = server.host_id or row.host_id
-        session.execute(sa.delete(Artifact).where(*_copy_on(row.host_id, row.volume)))
+        session.execute(sa.delete(Artifact).where(*_copy_on(row)))
 
 
-def _copy_on(host_id: UUID, volume: str) -> tuple[ColumnElement[bool], ...]:
-    """Return the condition for the artifact that is a copy of a data disk on a host."""
+def _copy_on(row: DataDisk) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition for the artifact that is a copy of a data disk where it lies itself."""
     return (
-        Artifact.host_id == host_id,
+        Artifact.host_id == row.host_id,
         Artifact.kind == ArtifactKind.VOLUME,
-        Artifact.name == volume,
+        Artifact.name == in_pool(row.pool, row.volume),
     )
 
 

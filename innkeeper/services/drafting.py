@@ -1,6 +1,7 @@
 """Draws a server's blueprint from the database, in one query for all that has one row."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import cast
 from uuid import UUID
@@ -28,17 +29,17 @@ from innkeeper.domain.lifecycle import Status, Verb
 from innkeeper.domain.specs import Firmware, RoleRequest
 from innkeeper.domain.steps import is_at_new_host
 from innkeeper.errors import NotFound
-from innkeeper.services import attachments, cards, reservations, resizing
+from innkeeper.services import attachments, cards, lineage, reservations, resizing
 from innkeeper.services.blueprint import (
     Blueprint,
     HostBlueprint,
     ImageBlueprint,
     NetworkBlueprint,
     ShelfBlueprint,
+    Side,
     SnapshotBlueprint,
     VirtType,
 )
-from innkeeper.services.cards import Cards
 
 _ON_SNAPSHOTS = {
     Verb.SNAPSHOT,
@@ -74,19 +75,40 @@ def _network(row: Network) -> NetworkBlueprint:
 
 
 def _elsewhere(
-    session: Session, operation: Operation, server: Server, here: UUID
-) -> tuple[HostBlueprint, NetworkBlueprint, Cards] | None:
-    """Return the other host of a migration, the server's network there, and its further cards."""
+    session: Session, operation: Operation, server: Server, here: UUID, ground: Sequence[str]
+) -> Side | None:
+    """Return the other host of a migration, and what the server has there."""
     sides = {UUID(side) for side in operation.request.get("sides", ())} - {here}
     if not sides:
         return None
     other = session.get_one(Host, sides.pop())
     network = reservations.network_on(session, server, other.id)
-    return (
+    return Side(
         _host(other),
         _network(network),
         cards.load(session, operation, server.id, other.id),
+        attachments.load(session, operation, server.id, other.id),
+        _base(operation, ground, other.id),
     )
+
+
+def _ground(session: Session, operation: Operation, disk: Disk) -> list[str]:
+    """Return the files of other servers that a linked clone stands on, nearest first.
+
+    Only what takes it off its host has to know more than the nearest.
+    """
+    if operation.verb in {Verb.MIGRATE, Verb.SHELVE}:
+        layers = lineage.ground(session, disk.server_id)
+    else:
+        layers = [session.get_one(Snapshot, disk.base_snapshot_id)] if disk.base_snapshot_id else []
+    return [layer.volume for layer in layers if layer.volume]
+
+
+def _base(operation: Operation, ground: Sequence[str], host_id: UUID) -> str | None:
+    """Return the nearest of them, where it is: at its new host a clone stands alone."""
+    sides = operation.request.get("sides", ())
+    alone = operation.verb == Verb.MIGRATE and str(host_id) == sides[1]
+    return ground[0] if ground and not alone else None
 
 
 def side_of(operation: Operation, step: str) -> UUID | None:
@@ -197,7 +219,7 @@ def load(
         image = session.scalars(select(Image).where(Image.name == wanted)).one_or_none() or image
     verb = Verb(operation.verb)
     snapshots = _snapshots(session, server.id) if verb in _ON_SNAPSHOTS else ()
-    base = session.get(Snapshot, disk.base_snapshot_id) if disk.base_snapshot_id else None
+    ground = _ground(session, operation, disk)
     roles = json.loads(operation.secret_request or server.role_requests or "[]")
     way = resizing.way(operation)
     shape = way.before if way else resizing.shape_of(server)  # the row has what is held meanwhile
@@ -224,7 +246,8 @@ def load(
         ssh_port=forward.port,
         root_volume=disk.volume,
         lies_on=disk.snapshot_id,
-        base_volume=base.volume if base else None,
+        base_volume=_base(operation, ground, host.id),
+        ground=tuple(ground),
         snapshots=snapshots,
         ssh_keys=tuple(server.request.get("ssh_keys", ())),
         packages=tuple(server.request.get("packages", ())),
@@ -236,7 +259,7 @@ def load(
         step_data=dict(step.data) if step else {},
         step_was_done=done,
         resize=way,
-        elsewhere=_elsewhere(session, operation, server, host.id),
+        elsewhere=_elsewhere(session, operation, server, host.id, ground),
         roles=tuple(RoleRequest.model_validate(role) for role in roles),
         user_data=server.user_data,
         host_key_private=server.host_key_private or "",
@@ -244,6 +267,6 @@ def load(
         shelf=_shelf(session, server.id) if verb in _ON_SHELF else {},
         born_of=_born_of(session, operation, disk.volume),
         on_host=_on_host(session, server),
-        data=attachments.load(session, operation, server.id),
+        data=attachments.load(session, operation, server.id, host.id),
         cards=cards.load(session, operation, server.id, host.id),
     )

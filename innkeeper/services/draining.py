@@ -15,7 +15,7 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.specs import DrainRequest, MigrateRequest
 from innkeeper.errors import ClaimLost, NotFound, PermanentError
-from innkeeper.services import accept, events
+from innkeeper.services import accept, events, lineage
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.verifying import ServerBusy
 from innkeeper.services.views import DrainStepView, DrainView, OperationView
@@ -178,11 +178,15 @@ def turn(drain_id: UUID, attempt: int) -> tuple[list[OperationView], bool]:
     with transaction() as session:
         drain = _hold(session, drain_id, attempt)
         asked = _asked(session, drain)
-        waiting = [
-            server
-            for server in _on(session, drain.host_id)
-            if server.id not in asked and str(server.id) not in drain.refusals
-        ]
+        here = _on(session, drain.host_id)
+        going = {
+            server.id
+            for server in here
+            if not (str(server.id) in drain.refusals or _has_ended(asked.get(server.id)))
+        }
+        # A linked clone leaves before its source, which is free to go then.
+        held = lineage.sources_of(session, going)
+        waiting = [s for s in here if s.id in going - held and s.id not in asked]
         moving = [op for op in asked.values() if not Phase(op.phase).ended]
         arriving = session.scalar(
             select(Server.id).where(Server.other_host_id == drain.host_id).limit(1)
@@ -196,6 +200,10 @@ def turn(drain_id: UUID, attempt: int) -> tuple[list[OperationView], bool]:
             begun.append(view)
     over = not (moving or begun or arriving) and _settled(drain_id, attempt)
     return begun, over
+
+
+def _has_ended(operation: Operation | None) -> bool:
+    return operation is not None and Phase(operation.phase).ended
 
 
 def _ask(drain: Drain, server: Server) -> OperationView | None:

@@ -20,7 +20,7 @@ from innkeeper.db.models import (
 )
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import BIRTHS, Phase, Status, Verb
-from innkeeper.domain.naming import probe_id, seed_of
+from innkeeper.domain.naming import POOL, place_of, probe_id, seed_of
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.services import reservations
 from innkeeper.services.binding import ISOLATED, in_use
@@ -75,6 +75,17 @@ class Expectation:
     cards: dict[UUID, set[str]] = field(default_factory=dict)
     unused: dict[str, UUID] = field(default_factory=dict)
     probes: frozenset[UUID] = frozenset()
+
+    @property
+    def files(self) -> tuple[Artifact, ...]:
+        """The rows that tell of volumes."""
+        return tuple(row for row in self.artifacts if row.kind == ArtifactKind.VOLUME)
+
+    @property
+    def pools(self) -> set[str]:
+        """The pools beside the usual one in which data disks, or copies of some, may lie."""
+        disks = {disk.pool for disk in (*self.data_disks, *self.resting)}
+        return (disks | {place_of(row.name)[0] for row in self.files}) - {POOL}
 
 
 def expectation(host_id: UUID) -> Expectation:

@@ -41,6 +41,7 @@ from innkeeper.services import (
     events,
     layering,
     lineage,
+    pools,
     remains,
     reservations,
     resizing,
@@ -348,6 +349,8 @@ def undone(held: Claim) -> None:
             server.status = ending(held.verb, previous)
         server.fault = operation.error
         attachments.settle(session, operation)
+        if not operation.request.get(COMMITTED):
+            pools.settle(session, operation)
         cards.settle(session, operation)
         layering.settle(session, operation)
         resizing.settle(session, operation)
@@ -363,6 +366,8 @@ def _end(session: Session, operation: Operation, server: Server, phase: Phase) -
     operation.phase, operation.ended_at = phase, now()
     operation.secret_request = None
     server.operation_id, server.updated_at = None, now()
+    if operation.verb in {Verb.MIGRATE, Verb.SHELVE} and operation.request.get(COMMITTED):
+        lineage.stand_alone(session, server.id)  # what leant on its source is gone only now
     reservations.settle(session, server)
     binding.settle(session, operation, server)
     if server.status == Status.SHELVED:  # its address and port stay its own, closed

@@ -54,6 +54,30 @@ def clones_of(session: Session, server_id: UUID) -> list[str]:
     return clones(session, own.all())
 
 
+def ground(session: Session, server_id: UUID) -> list[Snapshot]:
+    """Return the frozen files of other servers that a linked clone stands on, nearest first.
+
+    Nothing if it is none. Beneath them is its image.
+    """
+    found: list[Snapshot] = []
+    below = _base(session, server_id)
+    while below is not None:
+        found.append(session.get_one(Snapshot, below))
+        below = found[-1].parent_id or _base(session, found[-1].server_id)
+    return found
+
+
+def _base(session: Session, server_id: UUID) -> UUID | None:
+    of_server = select(Disk.base_snapshot_id).where(Disk.server_id == server_id)
+    return session.scalars(of_server).first()
+
+
+def sources_of(session: Session, clones: Collection[UUID]) -> set[UUID]:
+    """Return the servers on whose disks one of these linked clones stands."""
+    of_clones = select(Disk.base_snapshot_id).where(Disk.server_id.in_(clones))
+    return set(session.scalars(select(Snapshot.server_id).where(Snapshot.id.in_(of_clones))))
+
+
 def require_no_clones(session: Session, server: Server, verb: Verb) -> None:
     """Refuse what would pull the ground from under a server's linked clones.
 

@@ -21,6 +21,8 @@ from innkeeper.services import (
     disks,
     events,
     journal,
+    lineage,
+    pools,
     reservations,
     resizing,
     shelving,
@@ -43,7 +45,7 @@ def prepare(
     """
     if not isinstance(body, MigrateRequest):
         return {}
-    shelving.refuse_bound(session, server)
+    shelving.refuse_layered(session, server)
     runs = server.status == Status.ACTIVE
     if body.mode == "live" and not runs:
         raise InvalidRequest(
@@ -72,9 +74,11 @@ def prepare(
             "(--allow-power-cycle), ask in its maintenance window "
             f"({server.maintenance_window or 'it has none'}), or look at the plan (--dry-run)."
         )
+    pools.reserve_beside(session, server, new)
     reservations.reserve_beside(session, server, new)
     binding.reserve_beside(session, server, new.id)
     return {
+        reservations.GROUND_BYTES: 0 if live else _ground_bytes(session, server),
         "verdict": verdict.as_dict(),
         "sides": [str(old.id), str(new.id)],
         "live": live,
@@ -90,19 +94,18 @@ def switch_host(held: Claim) -> None:
         ClaimLost: the operation was taken over.
     """
     with transaction() as session:
-        operation = journal.hold(session, held)
-        if operation.request.get(journal.COMMITTED):
+        leaving = disks.depart(session, held)
+        if leaving is None:
             return
-        server = session.get_one(Server, held.server_id)
+        operation, server = leaving
         names = [
             session.get_one(Host, host_id).name
             for host_id in (server.host_id, server.other_host_id)
         ]
-        disks.leave(session, server, operation)
+        pools.change_sides(session, server)
         reservations.change_sides(session, server)
         binding.move(session, server, UUID(operation.request["sides"][1]))
         disks.arrive(session, server)
-        operation.request = operation.request | {journal.COMMITTED: True}
         events.record(
             session,
             "server.moved",
@@ -142,11 +145,22 @@ def _judge(
     session: Session, server: Server, old: Host, wanted: str | None, *, live: bool
 ) -> Verdict:
     demand = shelving.demand_of_all(session, server)
+    if not live:
+        beside = -(-_ground_bytes(session, server) // (1 << 30))
+        demand = replace(demand, disk_gib=demand.disk_gib + beside)
     hosts = [
         _judged(session, server, old, capacity, wanted, live=live)
         for capacity in reservations.capacities(session, lock=True)
     ]
     return place(demand, hosts)
+
+
+def _ground_bytes(session: Session, server: Server) -> int:
+    """Return what a linked clone brings along of its source's disk, at most, for its copy to take.
+
+    Afterwards that is a disk of the size that it has, and is counted with, all the time.
+    """
+    return sum(layer.size_bytes for layer in lineage.ground(session, server.id))
 
 
 def _judged(

@@ -31,6 +31,7 @@ from innkeeper.services import (
     binding,
     cards,
     layering,
+    lineage,
     measuring,
     reservations,
     resizing,
@@ -87,7 +88,7 @@ def look(
     if foresight == ACT:
         return None
     disk = session.scalar(select(Disk).where(Disk.server_id == server.id))
-    world = _world(session, server, body, disk)
+    world = _world(session, server, verb, body, disk)
     shape = ", ".join(f"{name} {value}" for name, value in asdict(world.shape).items())
     asked = body.model_dump(mode="json", exclude={"allow_power_cycle"})  # consent is no change
     facts = {
@@ -114,7 +115,9 @@ def _image(session: Session, server: Server, body: BaseModel) -> str:
     return f"{image.name} {(image.sha256 or '')[:12]}".strip()
 
 
-def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None) -> World:
+def _world(
+    session: Session, server: Server, verb: Verb, body: BaseModel, disk: Disk | None
+) -> World:
     host = session.get(Host, server.host_id)
     rows = session.scalars(
         select(Snapshot)
@@ -129,6 +132,7 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
     nic = cards.named(session, server, body)
     told = cards.views(session, [server.id]).get(server.id, [])[1:]
     beside = binding.neighbours(session, server)
+    ground = [] if verb in BIRTHS else lineage.ground(session, server.id)
     further = tuple(Card(view.name, _told(view), beside.get(view.name, ())) for view in told)
     return World(
         server.name,
@@ -142,6 +146,8 @@ def _world(session: Session, server: Server, body: BaseModel, disk: Disk | None)
         disk=_data_disk(one) if one else None,
         cards=further,
         card=next((card for card in further if nic and card.name == nic.name), None),
+        shares=session.get_one(Server, ground[0].server_id).name if ground else "",
+        shared_mib=-(-sum(layer.size_bytes for layer in ground) >> 20),
         home=host.name if host else "",
         waiting=resizing.way_of(server.pending).changes if server.pending else (),
     )
@@ -174,6 +180,9 @@ def tell(session: Session, seen: Prospect | None, server: Server, operation: Ope
         live=bool(operation.request.get("live")),
         pauses=bool(operation.request.get("pauses")),
         waits=bool(operation.request.get("deferred")),
+        lodged={
+            row.name: row.other_pool or row.pool for row in attachments.held_by(session, server)
+        },
     )
     verb = seen.verb
     plan = foresee(verb, world, seen.body)

@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, update
 from innkeeper.db.models import Artifact, Host, Operation, Server, now
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import IRREVOCABLE, Phase, Status
-from innkeeper.domain.naming import POOL, disk_of
+from innkeeper.domain.naming import disk_of, in_pool, place_of
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.host.channel import HostChannel, open_channel
 from innkeeper.hypervisor import guest, network, storage, suspension
@@ -249,8 +249,8 @@ def _still_astray(host_id: UUID, finding: Finding) -> bool:
         return known is None and finding.server_id not in expected.probes
     if finding.kind in {"domain", "console-log"}:
         return known.gone
-    if disk_of(finding.name):  # it may have come back, or be on its way with another server
-        own = {disk.volume for disk in expected.data_disks}
+    if disk_of(place_of(finding.name)[1]):  # it may have come back, or come with another server
+        own = {in_pool(disk.pool, disk.volume) for disk in expected.data_disks}
         owners = {row.server_id for row in expected.artifacts if row.name == finding.name}
         return finding.name not in own and owners == {finding.server_id}
     return known.gone or finding.name not in known.volumes
@@ -269,7 +269,7 @@ def _remove(host: Host, channel: HostChannel, finding: Finding) -> None:
     elif finding.kind == NETWORK and (unused := expectation(host.id).unused.get(finding.name)):
         networks.clear(unused)
     elif finding.kind in {"volume", "seed", "snapshot"}:
-        storage.delete_volume(connection, POOL, finding.name)
+        storage.delete_volume(connection, *place_of(finding.name))
     elif finding.kind == "dhcp-entry" and finding.network:
         network.remove_dhcp_host(connection, finding.network, finding.name)
     elif finding.kind == "lease" and finding.network and finding.address:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from uuid import UUID
 
-from sqlalchemy import case, delete, func, or_, select
+from sqlalchemy import case, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ColumnElement
 
@@ -28,6 +28,7 @@ from innkeeper.settings import settings
 
 _GIB = 1 << 30
 MERGE_BYTES = "merge_bytes"  # in a deletion's request: what other snapshots may grow by
+GROUND_BYTES = "ground_bytes"  # in a migration's: what lies there until a clone's copy is its own
 
 
 def reserved_by_project(session: Session, project_id: UUID) -> Amounts:
@@ -63,18 +64,18 @@ def data_gib(session: Session) -> dict[UUID, int]:
     Those of shelved servers hold nothing of any, those in further pools nothing of its disk.
     """
     sizes = func.sum(DataDisk.size_gib)
-    usual = DataDisk.pool == naming.POOL
     rows = (
         select(DataDisk.host_id, sizes)
         .outerjoin(Server, Server.id == DataDisk.server_id)
-        .where(usual, is_on_host())
+        .where(DataDisk.pool == naming.POOL, is_on_host())
         .group_by(DataDisk.host_id)
     )
     found = {host_id: int(total) for host_id, total in session.execute(rows).tuples()}
     beside = (
         select(Server.other_host_id, sizes)
         .join(DataDisk, DataDisk.server_id == Server.id)
-        .where(Server.other_host_id.is_not(None), usual)
+        .where(Server.other_host_id.is_not(None))
+        .where(func.coalesce(DataDisk.other_pool, DataDisk.pool) == naming.POOL)
         .group_by(Server.other_host_id)
     )
     for host_id, total in session.execute(beside):
@@ -91,7 +92,8 @@ def frozen_gib(session: Session) -> dict[UUID, int]:
     """Return how many GiB snapshots hold of each host, rounded up; of two while they move.
 
     One that is being taken holds the most that it can come to, one that is there what its files
-    take: nobody writes to them any more. What merges may copy is held as long as they last.
+    take: nobody writes to them any more. What merges may copy is held as long as they last, and so
+    is what a linked clone that moves brings along of what it stands on.
     """
     found: dict[UUID, int] = {}
     for place in (Server.host_id, Server.other_host_id):
@@ -111,6 +113,15 @@ def frozen_gib(session: Session) -> dict[UUID, int]:
     for host_id, request in merging:
         if host_id is not None:
             found[host_id] = found.get(host_id, 0) + int(request.get(MERGE_BYTES, 0))
+    moving = session.scalars(
+        select(Operation.request)
+        .join(Server, Operation.id == Server.operation_id)
+        .where(Operation.verb == Verb.MIGRATE)
+    )
+    for request in moving:
+        if size := int(request.get(GROUND_BYTES, 0)):
+            new = UUID(request["sides"][1])
+            found[new] = found.get(new, 0) + size
     return {host_id: -(-size // _GIB) for host_id, size in found.items()}
 
 
@@ -242,6 +253,9 @@ def change_sides(session: Session, server: Server) -> None:
 
 def settle(session: Session, server: Server) -> None:
     """Give back what a server holds of a second host."""
+    if server.other_host_id is not None:
+        own = DataDisk.server_id == server.id
+        session.execute(update(DataDisk).where(own).values(other_pool=None))
     session.execute(
         delete(PortForward).where(
             PortForward.server_id == server.id, PortForward.host_id != server.host_id

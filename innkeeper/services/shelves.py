@@ -100,12 +100,7 @@ def let_host_go(held: Claim) -> None:
         ClaimLost: the operation was taken over.
     """
     with transaction() as session:
-        operation = journal.hold(session, held)
-        if operation.request.get(journal.COMMITTED):
-            return
-        server = session.get_one(Server, held.server_id)
-        operation.request = operation.request | {journal.COMMITTED: True}
-        disks.leave(session, server, operation)
+        disks.depart(session, held)
 
 
 def let_shelf_go(held: Claim) -> None:

@@ -7,7 +7,8 @@ from pydantic import BaseModel
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from innkeeper.db.models import Disk, Host, Image, PortForward, Project, Server, Snapshot
+from innkeeper.db.models import Host, Image, PortForward, Project, Server, Snapshot
+from innkeeper.domain.naming import POOL
 from innkeeper.domain.placement import Capacity, Demand, place, require_chosen
 from innkeeper.domain.quotas import Amounts, require_within
 from innkeeper.domain.specs import ShelveRequest, UnshelveRequest
@@ -16,7 +17,9 @@ from innkeeper.services import (
     attachments,
     binding,
     firmware,
+    lineage,
     offers,
+    pools,
     reservations,
     resizing,
 )
@@ -31,30 +34,31 @@ def prepare(session: Session, server: Server, body: BaseModel) -> dict[str, Any]
     nothing of this.
 
     Raises:
-        Conflict: its disk stands on another server's.
+        Conflict: it is a linked clone with snapshots.
         QuotaExceeded, NoHostFits, NotFound: nothing was reserved.
     """
     if isinstance(body, ShelveRequest):
-        refuse_bound(session, server)
+        refuse_layered(session, server)
     return _unshelve(session, server, body) if isinstance(body, UnshelveRequest) else {}
 
 
-def refuse_bound(session: Session, server: Server) -> None:
-    """Refuse to take away what cannot leave its host.
+def refuse_layered(session: Session, server: Server) -> None:
+    """Refuse to take a linked clone off its host whose snapshots stand on its source, too.
+
+    Its own disk becomes a full one on the way; each of those would have to.
 
     Raises:
-        Conflict: its disk stands on another server's, or disks lie in further pools there.
+        Conflict: it names them.
     """
-    of_server = select(Disk.id).where(Disk.server_id == server.id)
-    if session.scalar(of_server.where(Disk.base_snapshot_id.is_not(None)).limit(1)):
+    if not lineage.ground(session, server.id):
+        return
+    kept = select(Snapshot.name).where(
+        Snapshot.server_id == server.id, Snapshot.volume.is_not(None)
+    )
+    if names := session.scalars(kept.order_by(Snapshot.created_at)).all():
         raise Conflict(
-            f"'{server.name}' is a linked clone, its disk stands on another server's: flatten it "
-            f"first (`innkeeper server flatten {server.name}`)."
-        )
-    if lie := attachments.bound(session, server):
-        raise Conflict(
-            f"'{server.name}' has data disks in pools of its host ({', '.join(lie)}), which cannot "
-            "leave it: detach them first (`innkeeper disk detach`)."
+            f"'{server.name}' is a linked clone, and its snapshots ({', '.join(names)}) stand on "
+            "its source's disk, too: delete them first (`innkeeper snapshot delete`)."
         )
 
 
@@ -72,18 +76,23 @@ def _unshelve(session: Session, server: Server, body: UnshelveRequest) -> dict[s
     whole = demand_of_all(session, server)
     verdict = place(whole, [judged(session, server, host, body.host) for host in capacities])
     host = session.get_one(Host, require_chosen(verdict, resizing.waiting_of(server)))
+    noted = pools.come_back(session, server, host)
     reservations.move(session, server, host)
     binding.move(session, server, host.id)
     size = Demand(server.vcpus, server.memory_mib, server.disk_gib)
     # What it can grow to live is the new host's matter.
     room = resizing.fresh_shape(size, host, server.cpu, server.memory)
     server.max_vcpus, server.max_memory_mib = room.max_vcpus, room.max_memory_mib
-    return {"verdict": verdict.as_dict()}
+    return {"verdict": verdict.as_dict()} | noted
 
 
 def demand_of_all(session: Session, server: Server) -> Demand:
-    """Return what a server asks of a host that it comes to, with snapshots and data disks."""
-    data = sum(row.size_gib for row in attachments.held_by(session, server))
+    """Return what a server asks of a host that it comes to, with snapshots and data disks.
+
+    Without those in further pools: what is asked for those is each host's matter (`judged`).
+    """
+    usual = [row for row in attachments.held_by(session, server) if row.pool == POOL]
+    data = sum(row.size_gib for row in usual)
     frozen = session.scalar(
         select(func.coalesce(func.sum(Snapshot.size_bytes), 0)).where(
             Snapshot.server_id == server.id, Snapshot.volume.is_not(None)
@@ -119,4 +128,11 @@ def judged(session: Session, server: Server, capacity: Capacity, wanted: str | N
     ).all()
     objections += [f"another server has its forward port {port} there" for port in taken]
     objections += binding.objections(session, server, host)
-    return replace(capacity, free_ports=1, objections=tuple(objections))
+    lodging = pools.lodge(session, server, host)
+    return replace(
+        capacity,
+        free_ports=1,
+        objections=tuple(objections),
+        astray=lodging.astray,
+        astray_gib=lodging.astray_gib,
+    )

@@ -20,18 +20,20 @@ from innkeeper.domain.naming import (
     console_owner,
     disk_of,
     disk_serial,
+    in_pool,
+    place_of,
     probe_name,
     server_of,
 )
 from innkeeper.domain.steps import ArtifactKind
-from innkeeper.errors import InnkeeperError, PermanentError
+from innkeeper.errors import InnkeeperError
 from innkeeper.host import edge
 from innkeeper.host.channel import open_channel
-from innkeeper.hypervisor import disks, guest, network, nics, storage
+from innkeeper.hypervisor import disks, guest, network, nics
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
 from innkeeper.hypervisor.guest import OwnedDomain
-from innkeeper.services import edges, shelves, substrates
+from innkeeper.services import edges, pools, shelves, substrates
 from innkeeper.services.expectation import Expectation, expectation
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate, Terraform
 
@@ -125,37 +127,23 @@ def survey(host_id: UUID) -> list[Finding]:
     expected = expectation(host_id)
     connection = connect(expected.host.uri)
     owned = guest.owned(connection)
-    volumes = _volume_names(expected.host.uri)
+    names = pools.listed(expected.host.uri, expected.pools)
+    there = {in_pool(pool, name) for pool, found in names.items() for name in found or ()}
+    volumes = names[POOL] or []
     findings = _domains(expected, owned)
     findings += _volumes(expected, volumes)
     present = {domain.server_id for domain in owned}
-    findings += _data_disks(expected, _in_pools(expected, volumes), present)
-    findings += _copies(expected, volumes)
+    findings += _data_disks(expected, names, present)
+    findings += _copies(expected, there)
     findings += _cards(expected, present)
     findings += _unused_networks(expected)
     findings += _dhcp(expected)
     findings += _forwards(expected)
     findings += _files(expected, owned)
-    findings += _rows(expected, {domain.name for domain in owned}, set(volumes))
+    # Nothing is said to be gone from a pool that cannot be looked at.
+    blind = {row.name for row in expected.files if names[place_of(row.name)[0]] is None}
+    findings += _rows(expected, {domain.name for domain in owned}, there | blind)
     return findings
-
-
-def _in_pools(expected: Expectation, usual: list[str]) -> dict[str, list[str] | None]:
-    """Return the files in all pools with data disks; None: it is stopped, or cannot be read."""
-    found: dict[str, list[str] | None] = {POOL: usual}
-    for pool in {disk.pool for disk in expected.data_disks} - {POOL}:
-        try:
-            found[pool] = _volume_names(expected.host.uri, pool)
-        except PermanentError:  # its operator's matter: the rest of the host is looked at
-            found[pool] = None
-    return found
-
-
-def _volume_names(uri: str, pool: str = POOL) -> list[str]:
-    try:
-        return storage.volume_names(connect(uri), pool)
-    except Absent:  # no server was ever placed there
-        return []
 
 
 def _domains(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
@@ -237,21 +225,22 @@ def _data_disks(
     return found
 
 
-def _copies(expected: Expectation, names: list[str]) -> list[Finding]:
+def _copies(expected: Expectation, names: set[str]) -> list[Finding]:
     """Find what is left of data disks that are another host's, or on the shelf, by now or still."""
-    own, host = {disk.volume for disk in expected.data_disks}, expected.host.name
+    own = {in_pool(disk.pool, disk.volume) for disk in expected.data_disks}
+    host = expected.host.name
     ours = {row.name for row in expected.artifacts}
     why = "its server is shelved, and who put this here is not known"
     found = [
         Finding(host, DATA_DISK, disk.volume, why, disk.server_id)
         for disk in expected.resting
-        if disk.volume in names and disk.volume not in ours
+        if (name := in_pool(disk.pool, disk.volume)) in names and name not in ours
     ]
     for row in expected.artifacts:
         known = expected.servers.get(row.server_id) if row.server_id else None
-        if known is None or known.busy or row.name in own or disk_of(row.name) is None:
+        if known is None or known.busy or row.name in own:
             continue
-        if row.name in names:
+        if disk_of(place_of(row.name)[1]) and row.name in names:
             why = "a copy of a data disk that is elsewhere"
             found.append(Finding(host, "volume", row.name, why, row.server_id, reapable=True))
     return found

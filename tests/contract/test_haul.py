@@ -135,7 +135,9 @@ def test_what_is_carried_is_the_same_and_keeps_its_holes(
     size, source = SIZE, _with_holes(host, end)
     content, told = source.read_bytes(), []
     new = connect(second.uri)
-    length, digest = haul.carry(host.conn, new, POOL, NAME, tell=told.append)
+    length, digest = haul.carry(
+        haul.Place(host.conn, POOL, NAME), haul.Place(new, POOL, NAME), tell=told.append
+    )
     there = storage.volume_path(new, POOL, NAME)
     assert there != source
     assert there.read_bytes() == content

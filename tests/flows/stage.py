@@ -133,7 +133,7 @@ class Stage:
             self.standing = None  # they are in its way
         if verb in _APART and self.standing and self.has_devices():
             self.standing = None
-        if verb in _ALONG and self.standing and self.is_bound():
+        if verb in _ALONG and self.standing and self.has_cards_alone():
             self.standing = None
         if self.standing is None:
             view = self.create()
@@ -228,16 +228,15 @@ class Stage:
         self.snapshot()
         self.snapshot()
         self.attach()
-        self.attach(format="raw", read_only=True)
+        self.attach(format="raw", read_only=True, pool=FURTHER)
         self.plug_in("backend")
         self.plug_in(None)
 
-    def is_bound(self) -> bool:
-        """Tell whether a disk keeps it on its host, or cards alone are there: no memory then."""
+    def has_cards_alone(self) -> bool:
+        """Tell whether it has cards, which keep it from a memory, and no disks yet."""
         assert self.standing is not None
         view = servers.get(self.standing)
-        bare = bool(view.nics[1:]) and not view.disks
-        return bare or any(disk.pool == FURTHER for disk in view.disks)
+        return bool(view.nics[1:]) and not view.disks
 
     def fill(self) -> None:
         """Give the standing server what its deletion has to remove, or to keep."""

@@ -11,17 +11,27 @@ from uuid import uuid4
 
 import pytest
 import sabotage
+from pydantic import BaseModel
 from sabotage import Point
 
-from innkeeper.db.models import Operation
+from innkeeper.db.models import Host, Operation, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.backing import MemoryTuning
 from innkeeper.domain.lifecycle import TRANSITIONS, Status, Verb
-from innkeeper.domain.specs import ResizeRequest, SnapshotRequest, SuspendRequest
+from innkeeper.domain.naming import POOL, image_volume, root_volume
+from innkeeper.domain.specs import (
+    MigrateRequest,
+    ResizeRequest,
+    ShelveRequest,
+    SnapshotRequest,
+    SuspendRequest,
+)
 from innkeeper.domain.steps import STEPS
 from innkeeper.domain.tuning import CpuTuning
 from innkeeper.domain.wanted import ResourcesRequest, WantedDisk
-from innkeeper.services import operations, resources, servers, survey
+from innkeeper.hypervisor import storage
+from innkeeper.hypervisor.connection import connect
+from innkeeper.services import lineage, operations, resources, servers, survey
 from innkeeper.services.views import OperationView
 from tasks import reconciliation, step
 from tests.flows.settled import settled, source_is_as_before, starts
@@ -246,6 +256,92 @@ STRANDS = {
     )
 }
 """Of verbs with steps beside each other: what has to be one after another."""
+
+
+DEPARTURES: dict[Verb, tuple[BaseModel, set[str]]] = {
+    Verb.MIGRATE: (
+        MigrateRequest(allow_power_cycle=True),
+        {
+            "carry-snapshots",
+            "carry-disk",
+            "flatten-copy",
+            "switch-over",
+            "remove-volume",
+            "complete",
+        },
+    ),
+    Verb.SHELVE: (ShelveRequest(), {"shelve-disk", "adopt-shelf", "remove-volume", "complete"}),
+}
+"""Where something else is done of a linked clone than of other servers."""
+
+
+def _departing(stage: Stage, verb: Verb) -> OperationView:
+    """Have a linked clone leave its host, the one whose ports nobody else has elsewhere."""
+    _enable("beta", enabled=False)
+    source = stage.create()
+    sabotage.hasten(Verb.CREATE, source.id)
+    stage.standing = source.server_id
+    stage.standing = stage.do(Verb.CLONE, stage.twin("linked")).server_id
+    _enable("beta", enabled=True)
+    return stage.accept(verb, DEPARTURES[verb][0])
+
+
+def _enable(host: str, *, enabled: bool) -> None:
+    with transaction() as session:
+        session.query(Host).filter(Host.name == host).one().enabled = enabled
+
+
+def _ground(operation: OperationView) -> list[Snapshot]:
+    with transaction() as session:
+        return lineage.ground(session, operation.server_id)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        p
+        for verb, (_, named) in DEPARTURES.items()
+        for p in sabotage.points(verb)
+        if p.step in named
+    ],
+    ids=str,
+)
+def test_killed_departure_of_a_linked_clone_is_resumed(stage: Stage, point: Point) -> None:
+    operation = _departing(stage, point.verb)
+    source = _ground(operation)[0].server_id
+    stage.die(point, operation.id)
+    stage.recover()
+    done = TRANSITIONS[point.verb].done or Status.ACTIVE
+    settled(stage, operation, status=done, phase="succeeded")
+    assert _ground(operation) == []
+    with transaction() as session:
+        assert lineage.clones_of(session, source) == []
+    if point.verb is Verb.MIGRATE:
+        view = servers.get(operation.server_id)
+        conn, image = connect(stage.hosts[view.host or ""]), image_volume("5f" * 32)
+        below = storage.leans_on(conn, POOL, root_volume(view.id))
+        assert (view.host != servers.get(source).host, below and below.name) == (True, image)
+    stage.standing = None
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        point
+        for verb, (_, named) in DEPARTURES.items()
+        for point in sabotage.undo_points(verb, FAILING[verb])
+        if point.step in named
+    ],
+    ids=str,
+)
+def test_killed_undo_of_a_linked_clone_s_departure(stage: Stage, point: Point) -> None:
+    operation = _departing(stage, point.verb)
+    before = [layer.id for layer in _ground(operation)]
+    stage.die(point, operation.id)
+    stage.recover()
+    settled(stage, operation, status=Status.ACTIVE, phase="failed")
+    assert [layer.id for layer in _ground(operation)] == before
+    stage.standing = None  # snapshots of a linked clone would be in the way of the next
 
 
 @pytest.mark.parametrize("verb", list(Verb))

@@ -14,8 +14,9 @@ from innkeeper.hypervisor import haul, storage
 from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.services.attachments import DataDiskBlueprint, DataDisks
 from tasks import carry, shelf
+from tasks import files as server_files
+from tasks.files import DiskArrivedDamaged
 from tasks.shelf import DiskStacked
-from tasks.unshelve import DiskArrivedDamaged
 
 FIRST, SECOND = UUID(int=1), UUID(int=2)
 
@@ -35,7 +36,9 @@ class Files:
         patch = monkeypatch.setattr
         patch(carry, "connect", lambda uri: uri)
         patch(shelf, "connect", lambda uri: uri)
+        patch(server_files, "connect", lambda uri: uri)
         patch(carry, "open_channel", lambda uri: uri)
+        patch(server_files, "open_channel", lambda uri: uri)
         patch(carry, "turn", lambda _b: nullcontext())
         patch(carry, "_telling", lambda *_: lambda *_: None)
         patch(storage, "volume_names", lambda *_: list(self.there))
@@ -61,8 +64,8 @@ class Files:
         onto = dict(self.repointed).get(name) if uri == "new" else None
         return onto or (_path("old", below) if below else None)
 
-    def carry(self, _old: str, _new: str, _pool: str, name: str, **_: Any) -> tuple[int, str]:
-        self.carried.append(name)
+    def carry(self, _old: haul.Place, new: haul.Place, **_: Any) -> tuple[int, str]:
+        self.carried.append(new.name)
         return 10, "digest"
 
     def ensure(self, _uri: str, _pool: str, name: str, size: int, *, fmt: str) -> None:
@@ -95,10 +98,12 @@ def blueprint(*data: DataDiskBlueprint, live: bool = False, **notes: Any) -> Any
         cpu={},
         memory={},
         host=sides["new"],
-        there=SimpleNamespace(host=sides["old"], layers=layers),
+        there=SimpleNamespace(host=sides["old"], layers=layers, data=DataDisks(data)),
         committed=False,
         claim=None,
         root_volume="top",
+        disk_image=SimpleNamespace(volume="image"),
+        ground=(),
         layers=layers,
         snapshots=(
             SimpleNamespace(volume="a", memory_volume="m.mem"),

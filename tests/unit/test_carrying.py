@@ -37,7 +37,7 @@ from innkeeper.services import (
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import ChangePlan
 from tasks import reconciliation
-from tasks.shelf import DiskInUse
+from tasks.files import DiskInUse
 from tasks.step import declared
 
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)

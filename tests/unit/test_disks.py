@@ -29,7 +29,7 @@ from innkeeper.services import (
     survey,
 )
 from tasks import reconciliation
-from tasks.disks import DiskInUse
+from tasks.files import DiskInUse
 from tasks.step import declared
 
 

@@ -122,3 +122,9 @@ def test_foreign_volumes_are_nobodys(foreign: str) -> None:
 @given(st.text())
 def test_no_file_name_breaks_the_question_whose_it_is(name: str) -> None:
     assert naming.server_of(name) is None or name.startswith(str(naming.server_of(name)))
+
+
+def test_names_in_pools_are_read_as_they_are_written() -> None:
+    for pool in (naming.POOL, "ssd", "a.b-c_d"):
+        assert naming.place_of(naming.in_pool(pool, "x-data.raw")) == (pool, "x-data.raw")
+    assert naming.in_pool(naming.POOL, "x") == "x", "rows of before have no pool"

@@ -109,25 +109,45 @@ def test_what_cannot_leave_is_named_and_the_others_leave(catalogue: Catalogue) -
     assert inn.states(view) == {
         "free": "moved",
         "laden": "moved",
-        "kept": "stays",
-        "twin": "stays",
+        "kept": "moved",
+        "twin": "moved",
         "fails": "stays",
         "suspended": "stays",
     }
     why = {one.server: one.reason or "" for one in view.servers}
-    assert "linked clones stand on its disk: twin" in why["kept"]
-    assert "'twin' is a linked clone" in why["twin"]
     assert "carry-disk was made to fail" in why["fails"]
     assert "is suspended cannot migrate" in why["suspended"]
-    assert (inn.home("free"), inn.home("fails"), inn.home("kept")) == ("beta", "alpha", "alpha")
+    assert (inn.home("free"), inn.home("fails"), inn.home("kept")) == ("beta", "alpha", "beta")
     assert servers.get(inn.ids["fails"]).status == "active"
     assert survey.audit() == []
     with transaction() as session:
         (event,) = session.query(Event).filter(Event.kind == "host.drain.incomplete")
-    assert set(event.after or {}) == {"kept", "twin", "fails", "suspended"}
+    assert set(event.after or {}) == {"fails", "suspended"}
     later = inn.run(inn.begin())
-    stay = {"kept": "stays", "twin": "stays", "suspended": "stays"}
-    assert inn.states(later) == stay | {"fails": "moved"}
+    assert inn.states(later) == {"suspended": "stays", "fails": "moved"}
+
+
+def test_a_source_waits_for_its_clones_and_stays_with_those_that_cannot_go(
+    catalogue: Catalogue,
+) -> None:
+    inn = Inn(catalogue, "first", "free")
+    inn.do(Verb.CLONE, "first", CloneRequest(name="second"))
+    inn.ids["second"] = next(one.id for one in servers.page().items if one.name == "second")
+    inn.do(Verb.CLONE, "second", CloneRequest(name="third"))
+    inn.ids["third"] = next(one.id for one in servers.page().items if one.name == "third")
+    view = inn.run(inn.begin(), failing={"third": "carry-disk"})
+    assert inn.states(view) == {
+        "free": "moved",
+        "first": "stays",
+        "second": "stays",
+        "third": "stays",
+    }
+    why = {one.server: one.reason or "" for one in view.servers}
+    assert "linked clones stand on its disk: second" in why["first"]
+    assert "linked clones stand on its disk: third" in why["second"]
+    later = inn.run(inn.begin())
+    assert (later.phase, set(inn.states(later).values())) == ("incomplete", {"moved", "stays"})
+    assert survey.audit() == []
 
 
 def test_servers_with_cards_go_where_these_can_be_and_the_others_stay_by_name(

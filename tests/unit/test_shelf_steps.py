@@ -23,11 +23,12 @@ from innkeeper.images.failure import ShelfFileDamaged, ShelfFull
 from innkeeper.services.attachments import DataDisks
 from innkeeper.services.blueprint import ShelfBlueprint
 from innkeeper.services.shelves import Shelved
+from tasks import files as server_files
 from tasks import shelf as onto
 from tasks import unshelve as back
-from tasks.shelf import DiskInUse, DiskStacked
+from tasks.files import DiskArrivedDamaged, DiskInUse
+from tasks.shelf import DiskStacked
 from tasks.step import Step
-from tasks.unshelve import DiskArrivedDamaged
 from tests.unit.test_carried_files import disk
 
 SERVER = UUID(int=7)
@@ -70,9 +71,11 @@ class World:
         self._fill(self.pools["old"])
         shutil.copy(self.image, self.pools["new"] / IMAGE)
         patch = monkeypatch.setattr
-        for module in (onto, back):
+        for module in (onto, back, server_files):
             patch(module, "connect", lambda uri: uri)
+        for module in (onto, server_files):
             patch(module, "open_channel", lambda uri: uri)
+        for module in (onto, back):
             patch(module.Told, "tell", lambda *_: None)
         patch(
             storage,
@@ -165,6 +168,7 @@ class World:
             host=SimpleNamespace(uri=host, name=host, channel=host, simulated=False),
             root_volume="top.qcow2",
             layers=LAYERS,
+            ground=(),
             disk_image=SimpleNamespace(
                 name="debian",
                 volume=IMAGE,
@@ -222,6 +226,31 @@ def test_every_file_comes_back_as_a_guest_saw_it(world: World) -> None:
     assert world.sent == names
     assert {name: world.content("new", name) for name in names} == before
     assert {row.base for row in world.rows.values()} == {IMAGE, "low.qcow2", "high.qcow2", None}
+
+
+def test_a_linked_clone_comes_back_on_its_image_and_its_source_s_files_are_as_before(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, pool = world.blueprint, world.pools["old"]
+    clone = {
+        "layers": Layers("high.qcow2", (), "top.qcow2", None),
+        "ground": ("high.qcow2", "low.qcow2"),
+        "snapshots": [],
+        "data": DataDisks(()),
+    }
+    monkeypatch.setattr(
+        world,
+        "blueprint",
+        lambda host, **notes: SimpleNamespace(**vars(plain(host, **notes)) | clone),
+    )
+    before = world.content("old", "top.qcow2")
+    files = {name: (pool / name).read_bytes() for name in (IMAGE, "low.qcow2", "high.qcow2")}
+    world.shelve()
+    assert {name: (pool / name).read_bytes() for name in files} == files
+    assert {volume: row.base for volume, row in world.rows.items()} == {"top.qcow2": IMAGE}
+    shutil.rmtree(pool)
+    world.unshelve()
+    assert world.content("new", "top.qcow2") == before
 
 
 def test_the_next_run_goes_on_with_the_file_that_is_not_whole(
