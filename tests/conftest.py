@@ -8,7 +8,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import threading
@@ -26,6 +25,7 @@ import pytest
 from psycopg import sql
 from xdist.scheduler import LoadScopeScheduling
 
+from benchmarks.ports import free_ports
 from innkeeper.db import migrate
 from innkeeper.db.models import Host, Image, Plan, Project, Quota
 from innkeeper.db.session import engine_for, transaction
@@ -98,12 +98,6 @@ class Cluster:
             )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _serve(config: StackConfig) -> subprocess.Popen[bytes]:
     dies_with_us = ("setpriv", "--pdeathsig", "INT")  # even when the tests are killed
     forgetful = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
@@ -136,7 +130,7 @@ def postgres_cluster() -> Iterator[Cluster]:
     config = StackConfig(
         database_url="",
         bind="127.0.0.1",
-        postgres_port=_free_port(),
+        postgres_port=free_ports(1)[0],
         prefect_port=0,
         api_port=0,
         postgres_data=str(place / "data"),
