@@ -66,7 +66,7 @@ unit: ## the fast tests only
 	@$(PYTHON) -m pytest -q tests/unit $(PYTEST_ARGS)
 
 pytest:
-	@$(AS_ROOT) $(PYTHON) -m pytest -q -n 2 --no-loadscope-reorder $(PYTEST_ARGS)
+	@$(AS_ROOT) $(PYTHON) -m pytest -q -n 3 --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: bench lock clean
 bench: setup ## measure; see docs/benchmarks.md

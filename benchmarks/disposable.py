@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.ports import free_ports
 from innkeeper import dispatch
 from innkeeper.cli.client import Client, Json
 from innkeeper.db.session import engine_for
@@ -86,7 +86,7 @@ def _environment(home: Path, given: Mapping[str, str], kept: Collection[str]) ->
     for name in before:
         if name.startswith(_FOREIGN) and name not in kept:
             del os.environ[name]
-    postgres, prefect, api = _free_ports(3)
+    postgres, prefect, api = free_ports(3)
     os.environ.update(
         {
             "INNKEEPER_HOME": str(home),
@@ -104,14 +104,6 @@ def _environment(home: Path, given: Mapping[str, str], kept: Collection[str]) ->
         os.environ.clear()
         os.environ.update(before)
         settings.cache_clear()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _forget() -> None:

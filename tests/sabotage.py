@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from typing import Any
 from unittest import mock
 from uuid import UUID
@@ -130,6 +131,41 @@ def install(point: Point) -> None:
     else:
         _around("end", this_step, before=True)
         _around("advance", this_step, before=True)
+
+
+def heed(file: Path) -> None:
+    """Make this process die at the first point that the file names, whenever it comes there.
+
+    The file has a line `VERB STEP MOMENT` for each death. The line goes before the process does, so
+    that the next one, which heeds the same file, dies at the next point or not at all.
+    """
+
+    def due(held: Claim, step: str, moment: str) -> bool:
+        with suppress(FileNotFoundError):
+            first, *others = file.read_text().splitlines()
+            if first == f"{held.verb} {step} {moment}":
+                if others:
+                    rest = file.with_suffix(".rest")
+                    rest.write_text("\n".join(others))
+                    rest.replace(file)
+                else:
+                    file.unlink()
+                return True
+        return False
+
+    def begins(held: Claim, step: str, *, undo: bool = False, **_: Any) -> bool:
+        return not undo and due(held, step, "before")
+
+    def follows(held: Claim, _step: str, following: str, **_: Any) -> bool:
+        return due(held, following, "before")
+
+    def ends(held: Claim, step: str, *_: Any, undo: bool = False, **__: Any) -> bool:
+        return not undo and due(held, step, "after")
+
+    _around("begin", begins, before=False)
+    _around("advance", follows, before=False)
+    _around("end", ends, before=True)
+    _around("advance", ends, before=True)
 
 
 def _flow(verb: Verb) -> Any:

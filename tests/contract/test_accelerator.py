@@ -18,10 +18,11 @@ on_the_test_driver = pytest.mark.parametrize("host", ["test"], indirect=True)
 
 
 @on_the_test_driver
-def test_without_kvm_the_answer_is_quick(host: "Host") -> None:
-    began = time.monotonic()
+def test_without_kvm_no_guest_is_started_for_the_answer(
+    host: "Host", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(accelerator, "boots")
     assert accelerator.prove(host.conn) == "qemu"
-    assert time.monotonic() - began < 1
 
 
 def test_the_setting_wins_except_over_the_test_driver(host: "Host") -> None:

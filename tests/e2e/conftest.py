@@ -17,6 +17,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(900))
 
 
+@pytest.fixture(autouse=True)
+def _with_a_worker(estate: Estate) -> Iterator[None]:
+    """End a test with a worker that is at work and lives, whatever happened."""
+    yield
+    estate.start_worker()
+
+
 @pytest.fixture(scope="package")
 def estate() -> Iterator[Estate]:
     """Run the whole stack and two lab hosts in a home of its own; nothing is left behind."""

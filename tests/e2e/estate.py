@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from uuid import UUID
 
 import httpx
@@ -20,20 +21,29 @@ from benchmarks.disposable import disposable_stack
 from e2e.traces import traces
 from innkeeper import dispatch
 from innkeeper.cli.client import Client, Json
+from innkeeper.cli.failures import CliFailure
 from innkeeper.configuration import login
 from innkeeper.configuration.target import Target
 from innkeeper.lab import images as guests
 from innkeeper.lab.fleet import Lab, LabHost
 from innkeeper.lab.layout import HostLayout
-from innkeeper.settings import settings
-from innkeeper.stack.config import mark
-from innkeeper.stack.programs import CHECKOUT, WORKER, prefect_client_environment
-from innkeeper.stack.supervisor import MARK, Supervisor
+from innkeeper.settings import Settings, settings
+from innkeeper.stack import lifecycle
+from innkeeper.stack.config import StackConfig
+from innkeeper.stack.programs import (
+    CHECKOUT,
+    WORKER,
+    Program,
+    prefect_client_environment,
+    programs,
+)
+from innkeeper.stack.supervisor import Supervisor
 
 FIRST_INDEX = 100
 STALE_SECONDS = 5.0
 REACHABLE_SECONDS = 480.0  # many guests at once, emulated, on a machine that has other work
 OPERATION_SECONDS = 540.0
+DEATH_SECONDS = 120.0
 FAILED = {"failed", "cancelled"}
 
 
@@ -52,6 +62,16 @@ def eventually(
     return answer
 
 
+def points_of(home: Path) -> Path:
+    """Return the file that says where the worker of a home has to die."""
+    return home / "points"
+
+
+def pause_of(home: Path) -> Path:
+    """Return the file that keeps the worker of a dead one from beginning."""
+    return home / "pause"
+
+
 @dataclass
 class Estate:
     """A running stack with two hosts, `lab1` and `lab2`, and the image `tiny`."""
@@ -60,7 +80,6 @@ class Estate:
     lab: Lab
     client: Client
     supervisor: Supervisor
-    _doomed: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
     # The API
 
@@ -95,13 +114,14 @@ class Estate:
         """Return the operation when it has ended, however that was."""
         begun = time.monotonic()
         while operation["phase"] in {"queued", "running"}:
-            if time.monotonic() - begun > seconds:
+            taken = time.monotonic() - begun
+            if taken > seconds:
                 steps = [(s["name"], s["state"], s["detail"]) for s in operation["steps"]]
                 raise OperationFailed(
                     f"{operation['verb']} of {operation['server']} is {operation['phase']} after "
                     f"{seconds:.0f} s: {steps}\n{self.supervisor.log_tail(WORKER, 4000)}"
                 )
-            time.sleep(0.2)
+            time.sleep(0.1 + min(0.4, taken / 20))  # what takes long is asked for less often
             operation = self.operation(operation)
         return operation
 
@@ -190,28 +210,52 @@ class Estate:
         """SIGKILL the warm worker; supervisord starts it again."""
         self.kill(WORKER)
 
-    def stop_worker(self) -> None:
-        """Stop the warm worker: what is queued waits."""
-        self.supervisor.stop(WORKER)
+    @contextmanager
+    def dying(self, verb: str, *points: str) -> Iterator[None]:
+        """Let the worker of a verb die by SIGKILL at each point (`STEP-MOMENT`) in turn.
+
+        Supervisord starts the next one, which resumes the operation. To be left when that has
+        ended: it must have come to every point.
+        """
+        self._kill_at(verb, *points)
+        yield
+        assert not self._points.exists(), f"not reached: {self._points.read_text()}"
+
+    def killed(self, verb: str, point: str, ask: Callable[[], Json]) -> Json:
+        """Ask for a verb whose worker dies at a point, and return the operation.
+
+        Nobody goes on with it, or does anything else, before `start_worker`.
+        """
+        self._pause.touch()
+        worker = psutil.Process(eventually(lambda: self.pid(WORKER), what="a worker"))
+        self._kill_at(verb, point)
+        operation = ask()
+        eventually(
+            lambda: not worker.is_running(),
+            seconds=DEATH_SECONDS,
+            what=f"{verb} reaches {point}: {self.operation(operation)}",
+        )
+        assert not self._points.exists(), "it died of something else"
+        return operation
 
     def start_worker(self) -> None:
-        """Start the warm worker, which reconciles as soon as it is warm."""
-        self.supervisor.start(WORKER)
+        """Let the worker of a dead one begin, which reconciles first; no more have to die."""
+        self._points.unlink(missing_ok=True)
+        self._pause.unlink(missing_ok=True)
 
-    def doomed_worker(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        """Start a worker that dies by SIGKILL at a point; stop the stack's own one first."""
-        log = (self.home / "logs" / "doomed.log").open("ab")
-        with log:
-            worker = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("doomed_worker.py")), *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=CHECKOUT,
-                env=self.environment() | {MARK: mark(self.home)},
-            )
-        self._doomed.append(worker)
-        return worker
+    def _kill_at(self, verb: str, *points: str) -> None:
+        lines = [f"{verb} {' '.join(point.rsplit('-', 1))}" for point in points]
+        written = self._points.with_suffix(".new")
+        written.write_text("\n".join(lines))
+        written.replace(self._points)
+
+    @property
+    def _points(self) -> Path:
+        return points_of(self.home)
+
+    @property
+    def _pause(self) -> Path:
+        return pause_of(self.home)
 
     def environment(self) -> dict[str, str]:
         """Return an environment in which a program belongs to this estate."""
@@ -245,7 +289,7 @@ class Estate:
         url = settings().prefect_api_url + path
         answer = httpx.request(method, url, json=body, timeout=30.0, trust_env=False)
         answer.raise_for_status()
-        return answer.json()
+        return answer.json() if answer.content else None
 
     def run_deployment(self, name: str, **parameters: Any) -> UUID:
         """Start a deployment with parameters, as the form of the Prefect UI does."""
@@ -272,19 +316,22 @@ class Estate:
 
     def clear(self) -> None:
         """Delete every server that is left, so that the next test finds an empty estate."""
-        for server in list(self.client.items("/servers")):
+        left = list(self.client.items("/servers"))
+        for server in left:
             if server["operation_id"]:
                 self.wait(self.client.get(f"/operations/{server['operation_id']}"))
-            if self.server(server["id"])["status"] != "deleted":
-                self.done(self.act(server["id"], "delete"))
-
-    def end_doomed(self) -> None:
-        """End the doomed workers that live on."""
-        for worker in self._doomed:
-            with suppress(ProcessLookupError):
-                worker.kill()
-            worker.wait()
-        self._doomed.clear()
+        left = [s for s in left if self.server(s["id"])["status"] != "deleted"]
+        while left:
+            begun, parents = [], []
+            for server in left:
+                try:
+                    begun.append(self.act(server["id"], "delete"))
+                except CliFailure:
+                    parents.append(server)  # of clones, which go first
+            assert begun, f"none of these can be deleted: {parents}"
+            for operation in begun:
+                self.done(operation)
+            left = parents
 
 
 @contextmanager
@@ -297,6 +344,21 @@ def _told_to_end() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _with_a_mortal_worker(
+    chosen: Settings, config: StackConfig, *, own_database: bool
+) -> list[Program]:
+    """Return the stack's programs; its worker is one that tests can have die where they want."""
+    table = programs(chosen, config, own_database=own_database)
+    place = next(place for place, program in enumerate(table) if program.name == WORKER)
+    script, paths = Path(__file__).with_name("mortal_worker.py"), (CHECKOUT, CHECKOUT / "tests")
+    table[place] = replace(
+        table[place],
+        argv=[sys.executable, *map(str, (script, points_of(chosen.home), pause_of(chosen.home)))],
+        environment=table[place].environment | {"PYTHONPATH": ":".join(map(str, paths))},
+    )
+    return table
+
+
 @contextmanager
 def open_estate() -> Iterator[Estate]:
     """Bring an estate up; whatever happens, nothing of it is left afterwards."""
@@ -307,10 +369,13 @@ def open_estate() -> Iterator[Estate]:
         "INNKEEPER_RATE_LIMIT": "100000/minute",
         "INNKEEPER_MEMORY_HEADROOM": "2",  # so that memory can grow while a guest runs
     }
-    with _told_to_end(), disposable_stack("ik-e2e-", given, ["INNKEEPER_CACHE"]) as stack:
+    with (
+        _told_to_end(),
+        mock.patch.object(lifecycle, "programs", _with_a_mortal_worker),
+        disposable_stack("ik-e2e-", given, ["INNKEEPER_CACHE"]) as stack,
+    ):
         lab = stack.add_lab_hosts(2, first_index=FIRST_INDEX)
         estate = Estate(stack.home, lab, stack.client, Supervisor(stack.home))
-        stack.undo.callback(estate.end_doomed)
         project = next(estate.client.items("/projects"))
         estate.client.put(f"/projects/{project['id']}/quota", {"servers": 40, "vcpus": -1})
         estate.image("tiny")

@@ -76,7 +76,7 @@ def reached(estate: Estate, operation: Json, step: str) -> Json:
         assert step_of(current, step) or current["phase"] in {"queued", "running"}, current["error"]
         return current if step_of(current, step) else None
 
-    current: Json = eventually(begun, seconds=STEP_SECONDS, pause=0.05, what=f"step {step}")
+    current: Json = eventually(begun, seconds=STEP_SECONDS, pause=0.1, what=f"step {step}")
     return current
 
 
@@ -108,7 +108,7 @@ def quiet(estate: Estate) -> None:
         return [f for f in estate.audit() if f["kind"] != "host" or f["host"] not in away]
 
     eventually(
-        lambda: not findings(), seconds=QUIET_SECONDS, pause=1.0, what=f"{findings()} is gone"
+        lambda: not findings(), seconds=QUIET_SECONDS, pause=0.5, what=f"{findings()} is gone"
     )
 
 
@@ -141,10 +141,17 @@ def resize(layout: HostLayout, size: str) -> None:
 def empty(estate: Estate) -> None:
     """Cancel what a failed test left under way, then delete every server."""
     for server in list(estate.client.items("/servers")):
-        if server["operation_id"]:
-            with suppress(CliFailure):
-                estate.client.post(f"/operations/{server['operation_id']}/cancel")
+        _cancel(estate, server)
     estate.clear()
+
+
+def _cancel(estate: Estate, server: Json) -> None:
+    """Cancel what is under way with a server, if that can be, and wait for its end."""
+    if server["operation_id"]:
+        operation = estate.client.get(f"/operations/{server['operation_id']}")
+        with suppress(CliFailure):
+            estate.client.post(f"/operations/{operation['id']}/cancel")
+        estate.wait(operation)
 
 
 @contextmanager
@@ -175,6 +182,7 @@ def small_pool(estate: Estate) -> Iterator[HostLayout]:
         yield layout
         for server in list(estate.client.items("/servers")):
             if server["host"] == FULL:
+                _cancel(estate, server)
                 estate.done(estate.act(server["id"], "delete"))
         estate.client.delete(f"/hosts/{hosts(estate)[FULL]['id']}")
     finally:

@@ -4,7 +4,6 @@ That a bare server moves, and how it is killed and cancelled then, is in test_mi
 """
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -77,14 +76,6 @@ def life(estate: Estate) -> Life:
     return found
 
 
-@pytest.fixture(autouse=True)
-def _with_worker(estate: Estate) -> Iterator[None]:
-    """End a test with the stack's own worker, whatever happened."""
-    yield
-    estate.end_doomed()
-    estate.start_worker()
-
-
 def test_snapshots_go_along_live_and_are_of_use_there(life: Life) -> None:
     boot, count, target = life.estate.boot_id(life.server), life.count(), life.other
     sums = life.sh("cd /root; sha256sum one two three")
@@ -128,9 +119,11 @@ def test_data_disks_go_along_live_though_workers_are_killed(life: Life) -> None:
     eventually(life.records, what="records")
     before, boot, count = life.contents(), life.estate.boot_id(life.server), life.count()
     home, target, written = life.server["host"], life.other, life.records()
-    life.estate.stop_worker()
-    operation = life.estate.act(life.server, "migrate", mode="live")
-    life.killed("carry-data-disks", "after", operation)
+    operation = life.estate.killed(
+        "migrate",
+        "carry-data-disks-after",
+        lambda: life.estate.act(life.server, "migrate", mode="live"),
+    )
     life.slowly(home, 8)
     life.estate.start_worker()
     eventually(lambda: life.sending(home), pause=0.02, seconds=60, what="libvirt sends it")

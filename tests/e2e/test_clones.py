@@ -1,9 +1,7 @@
 """Clones of guests that prove them from inside; the tests of a class are one life, in order."""
 
-import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,7 +10,7 @@ import libvirt_qemu
 import pytest
 
 from e2e.estate import Estate, eventually, unique
-from e2e.test_snapshots import CHECK, DEATH_SECONDS, WRITER
+from e2e.test_snapshots import CHECK, WRITER
 from innkeeper.cli.client import Json
 from innkeeper.cli.failures import CliFailure
 from innkeeper.configuration.login import LoginRefused
@@ -115,14 +113,6 @@ def life(estate: Estate) -> Writer:
     return Writer(estate)
 
 
-@pytest.fixture(autouse=True)
-def _undoomed(estate: Estate) -> Iterator[None]:
-    """End a test with the stack's own worker, whatever happened."""
-    yield
-    estate.end_doomed()
-    estate.start_worker()
-
-
 def test_a_running_writer_is_cloned_and_loses_nothing(estate: Estate, life: Writer) -> None:
     written, process = life.count(), life.sh("pidof python3")
     name = unique("twin")
@@ -191,13 +181,13 @@ def test_flattened_live_the_clone_stands_alone_and_the_parent_can_go(
 def test_a_killed_clone_is_resumed_and_its_source_thawed(estate: Estate, life: Writer) -> None:
     source = life.twin
     domain = connect(estate.host(source["host"]).uri).lookupByUUIDString(source["id"])
-    estate.stop_worker()
-    operation = clone(estate, source, unique("resumed"), quiesce="required")
+    operation = estate.killed(
+        "clone",
+        "capture-before",
+        lambda: clone(estate, source, unique("resumed"), quiesce="required"),
+    )
     with pytest.raises(CliFailure, match=f"Operation {operation['id']} is at work"):
         estate.act(source, "stop")
-    doomed = estate.doomed_worker("clone", "capture", "before")
-    eventually(lambda: doomed.poll() is not None, seconds=DEATH_SECONDS, what="its death")
-    assert doomed.returncode == -signal.SIGKILL
     domain.fsFreeze()  # as a libvirtd that died between freeze and thaw leaves it
     estate.start_worker()
     twin = estate.done(operation)

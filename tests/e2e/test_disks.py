@@ -1,6 +1,5 @@
 """Data disks in guests that tell what they see; the tests are one life, in their order."""
 
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,14 +94,6 @@ class Life:
 def life(estate: Estate) -> Life:
     estate.clear()
     return Life(estate)
-
-
-@pytest.fixture(autouse=True)
-def _undoomed(estate: Estate) -> Iterator[None]:
-    """End a test with the stack's own worker, whatever happened."""
-    yield
-    estate.end_doomed()
-    estate.start_worker()
 
 
 def test_attached_live_as_planned_it_carries_a_file_to_another_server(life: Life) -> None:
@@ -216,13 +207,8 @@ def test_a_server_boots_from_the_disk_that_is_first(life: Life) -> None:
 )
 def test_a_killed_run_is_resumed(life: Life, verb: str, step: str, body: Json) -> None:
     boot = life.estate.boot_id(life.one)
-    life.estate.stop_worker()
-    operation = life.estate.act(life.one, verb, **body)
-    doomed = life.estate.doomed_worker(verb, step, "after")
-    eventually(lambda: doomed.poll() is not None, seconds=DEATH_SECONDS, what="the kill")
-    assert doomed.returncode == -signal.SIGKILL
-    life.estate.start_worker()
-    life.done(operation)
+    with life.estate.dying(verb, f"{step}-after"):
+        life.do(life.one, verb, **body)
     there = [disk["name"] for disk in life.estate.server(life.one)["disks"]]
     assert there == (["second"] if verb == "attach-disk" else [])
     assert life.estate.boot_id(life.one) == boot

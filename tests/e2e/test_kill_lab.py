@@ -4,57 +4,34 @@ The points over all steps are in tests/flows/test_kill_matrix.py, on simulated h
 show that the same holds for guests that boot, disks that fill and edges that forward.
 """
 
-import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from uuid import UUID
 
-import pytest
-
-from e2e.estate import Estate, eventually, unique
+from e2e.estate import Estate, unique
 from innkeeper.cli.client import Json
 from innkeeper.domain.naming import POOL, server_of
 from innkeeper.hypervisor import guest, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.guest import OwnedDomain
 
-DEATH_SECONDS = 120.0
 
-
-@pytest.fixture(autouse=True)
-def _undoomed(estate: Estate) -> Iterator[None]:
-    """End a test with the stack's own worker, whatever happened."""
-    yield
-    estate.end_doomed()
-    estate.start_worker()
-
-
-def killed(estate: Estate, ask: Json, *points: str) -> Json:
-    """Let a worker die at each point in turn, then let the stack's own finish; return the server.
-
-    The operation was asked for while no worker ran.
-    """
-    for point in points:
-        step, _, moment = point.rpartition("-")
-        doomed = estate.doomed_worker(ask["verb"], step, moment)
-        eventually(
-            lambda doomed=doomed: doomed.poll() is not None,
-            seconds=DEATH_SECONDS,
-            what=f"{ask['verb']} reaches {point}: {estate.operation(ask)}",
-        )
-        assert doomed.returncode == -signal.SIGKILL, point
-        at = estate.operation(ask)
-        assert at["phase"] == "running", f"nobody has taken it over yet: {at}"
-        assert (at["steps"][-1]["name"], at["steps"][-1]["state"]) == (step, "begun")
-    estate.start_worker()
-    server = estate.done(ask)
-    ended = estate.operation(ask)
+def killed(estate: Estate, verb: str, ask: Callable[[], Json], *points: str) -> Json:
+    """Let a worker die at each point in turn, then let one finish; return the server."""
+    with estate.dying(verb, *points):
+        operation = ask()
+        server = estate.done(operation)
+    ended = estate.operation(operation)
     assert [step["name"] for step in ended["steps"]] == ended["step_names"]
     assert ended["attempt"] > len(points)
     taken = estate.events(server, "operation.taken-over")
-    assert [e["operation_id"] for e in taken].count(ask["id"]) >= len(points)
+    assert [e["operation_id"] for e in taken].count(operation["id"]) >= len(points)
     assert estate.audit() == []
-    estate.stop_worker()
     return server
+
+
+def done_killed(estate: Estate, server: Json, verb: str, *points: str) -> Json:
+    """Do a verb to a server, whose workers die at the points; return the server."""
+    return killed(estate, verb, lambda: estate.act(server, verb), *points)
 
 
 def on_host(estate: Estate, server: Json) -> tuple[list[OwnedDomain], list[str]]:
@@ -98,47 +75,29 @@ def starts(estate: Estate, server: Json) -> int:
     return run
 
 
-def create_killed(estate: Estate, points: Sequence[str]) -> Json:
-    """Create a server, killed at the points."""
-    server = killed(estate, estate.create(unique("killed")), *points)
-    whole(estate, server)
-    return server
-
-
-def test_create_reboot_rebuild_and_delete_survive_the_death_of_their_worker(
-    estate: Estate,
-) -> None:
+def test_a_life_survives_the_death_of_its_worker_in_every_verb(estate: Estate) -> None:
     estate.clear()
-    estate.stop_worker()
-    server = create_killed(estate, ["volume-after", "forward-after", "reachable-before"])
+    points = ("volume-after", "domain-before", "forward-after", "start-after")
+    server = killed(estate, "create", lambda: estate.create(unique("killed")), *points)
+    whole(estate, server)
 
     run, boot = starts(estate, server), estate.boot_id(server)
-    rebooted = killed(estate, estate.act(server, "reboot"), "reboot-after")
+    rebooted = done_killed(estate, server, "reboot", "reboot-after")
     assert starts(estate, rebooted) == run + 1, "rebooted once, not twice"
     assert estate.boot_id(rebooted) != boot
     whole(estate, rebooted)
 
     estate.login(rebooted, ["sh", "-c", "echo kept > /home/debian/mine; sync"])
-    rebuilt = killed(estate, estate.act(server, "rebuild"), "switch-after")
+    boot, points = (
+        estate.boot_id(rebooted),
+        ("switch-after", "reachable-before", "adopt-volume-after"),
+    )
+    rebuilt = done_killed(estate, server, "rebuild", *points)
     whole(estate, rebuilt)
+    assert estate.boot_id(rebuilt) != boot
     assert "mine" not in estate.login(rebuilt, ["ls", "/home/debian"])
     for kept in ("address", "ssh_port", "host_key", "host"):
         assert rebuilt[kept] == server[kept]
 
-    gone(estate, killed(estate, estate.act(server, "delete"), "undefine-after"))
-
-
-def test_create_stop_rebuild_and_delete_survive_the_death_of_their_worker(estate: Estate) -> None:
-    estate.clear()
-    estate.stop_worker()
-    server = create_killed(estate, ["domain-before", "start-after"])
-
-    boot = estate.boot_id(server)
-    stopped = killed(estate, estate.act(server, "stop"), "stop-before")
-    whole(estate, stopped, "stopped")
-
-    rebuilt = killed(estate, estate.act(server, "rebuild"), "adopt-volume-after")
-    whole(estate, rebuilt)
-    assert estate.boot_id(rebuilt) != boot
-
-    gone(estate, killed(estate, estate.act(server, "delete"), "remove-volume-before"))
+    whole(estate, done_killed(estate, server, "stop", "stop-before"), "stopped")
+    gone(estate, done_killed(estate, server, "delete", "undefine-after", "remove-volume-before"))

@@ -1,6 +1,5 @@
 """Network cards in guests that tell what they see; the tests are one life, in their order."""
 
-import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -54,13 +53,8 @@ class Life:
 
     def doomed(self, server: Json, verb: str, step: str, **body: Any) -> Json:
         """Have a verb's worker die after a step, and another one go on; return the server."""
-        self.estate.stop_worker()
-        operation = self.estate.act(server, verb, **body)
-        doomed = self.estate.doomed_worker(verb, step, "after")
-        eventually(lambda: doomed.poll() is not None, seconds=DEATH_SECONDS, what="the kill")
-        assert doomed.returncode == -signal.SIGKILL
-        self.estate.start_worker()
-        return self.done(operation)
+        with self.estate.dying(verb, f"{step}-after"):
+            return self.do(server, verb, **body)
 
     def card(self, server: Json, name: str = "back") -> Json:
         found: Json = {nic["name"]: nic for nic in self.estate.server(server)["nics"]}[name]
@@ -111,14 +105,6 @@ def life(estate: Estate) -> Iterator[Life]:
     print(f"two servers in {time.monotonic() - begun:.1f} s")  # noqa: T201 - measured
     yield alive
     estate.clear()
-
-
-@pytest.fixture(autouse=True)
-def _undoomed(estate: Estate) -> Iterator[None]:
-    """End a test with the stack's own worker, whatever happened."""
-    yield
-    estate.end_doomed()
-    estate.start_worker()
 
 
 def test_two_servers_meet_on_a_network_without_a_way_out(life: Life) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -126,14 +125,6 @@ def life(estate: Estate) -> Iterator[Life]:
         yield made
 
 
-@pytest.fixture(autouse=True)
-def _undoomed(estate: Estate) -> Iterator[None]:
-    """End a test with the stack's own worker, whatever happened."""
-    yield
-    estate.end_doomed()
-    estate.start_worker()
-
-
 def test_live_as_it_was_planned_and_a_process_goes_on(life: Life) -> None:
     life.seen(1, 192, 1)
     assert host_memory.soft_limit(UUID(life.server["id"])) == 190
@@ -219,19 +210,15 @@ def test_while_it_is_stopped(life: Life) -> None:
 
 
 def test_a_killed_power_cycle_is_resumed(life: Life) -> None:
-    life.estate.stop_worker()
-    operation = life.ask(
-        vcpus=2,
-        memory_mib=192,
-        allow_power_cycle=True,
-        cpu={"sockets": 2, "model": "qemu64"},
-        memory={"hugepages": 0, "nodes": "", "balloon": True},
-    )
-    doomed = life.estate.doomed_worker("resize", "turn-on", "before")
-    eventually(lambda: doomed.poll() is not None, seconds=DEATH_SECONDS, what="the kill")
-    assert doomed.returncode == -signal.SIGKILL
-    life.estate.start_worker()
-    life.done("resumed", operation)
+    with life.estate.dying("resize", "turn-on-before"):
+        operation = life.ask(
+            vcpus=2,
+            memory_mib=192,
+            allow_power_cycle=True,
+            cpu={"sockets": 2, "model": "qemu64"},
+            memory={"hugepages": 0, "nodes": "", "balloon": True},
+        )
+        life.done("resumed", operation)
     life.seen(2, 192, 4)
     cpuinfo = life.sh("cat /proc/cpuinfo")
     assert len(set(re.findall(r"physical id\s*: (\d+)", cpuinfo))) == 2, "two sockets"

@@ -1,9 +1,7 @@
 """Snapshots of a guest that proves them from inside; the tests are one life, in their order."""
 
 import json
-import signal
 import time
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -20,7 +18,6 @@ from innkeeper.domain.naming import POOL, server_of
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
 
-DEATH_SECONDS = 120.0
 COUNT = "/dev/shm/count"  # noqa: S108 - in the guest's memory
 WRITER = """
 import hashlib, time
@@ -107,29 +104,11 @@ class Life:
         names = storage.volume_names(self.conn, POOL)
         return [name for name in names if server_of(name) == UUID(self.server["id"])]
 
-    def killed(self, step: str, moment: str, operation: Json) -> None:
-        """Let a worker die in the operation, which was asked for while none ran."""
-        doomed = self.estate.doomed_worker(operation["verb"], step, moment)
-        eventually(
-            lambda: doomed.poll() is not None,
-            seconds=DEATH_SECONDS,
-            what=f"{step}: {self.estate.operation(operation)}",
-        )
-        assert doomed.returncode == -signal.SIGKILL
-
 
 @pytest.fixture(scope="module")
 def life(estate: Estate) -> Life:
     estate.clear()
     return Life(estate)
-
-
-@pytest.fixture(autouse=True)
-def _undoomed(estate: Estate) -> Iterator[None]:
-    """End a test with the stack's own worker, whatever happened."""
-    yield
-    estate.end_doomed()
-    estate.start_worker()
 
 
 def test_a_revert_takes_back_what_came_after(life: Life) -> None:
@@ -206,9 +185,9 @@ def test_a_running_server_is_merged_and_keeps_all(life: Life) -> None:
 
 
 def test_a_frozen_guest_of_a_dead_run_is_thawed(life: Life) -> None:
-    life.estate.stop_worker()
-    operation = life.ask("resumed", quiesce="required")
-    life.killed("capture", "before", operation)
+    operation = life.estate.killed(
+        "snapshot", "capture-before", lambda: life.ask("resumed", quiesce="required")
+    )
     life.domain.fsFreeze()  # as a libvirtd that died between freeze and thaw leaves it
     assert life.frozen()
     life.estate.start_worker()
@@ -220,9 +199,7 @@ def test_a_frozen_guest_of_a_dead_run_is_thawed(life: Life) -> None:
 
 def test_a_cancelled_snapshot_of_a_dead_run_is_undone(life: Life) -> None:
     files = life.files()
-    life.estate.stop_worker()
-    operation = life.ask("cancelled")
-    life.killed("capture", "after", operation)
+    operation = life.estate.killed("snapshot", "capture-after", lambda: life.ask("cancelled"))
     life.sh("echo meanwhile > /root/meanwhile; sync")
     assert len(life.files()) == len(files) + 1
     life.domain.fsFreeze()
@@ -240,19 +217,13 @@ def test_a_cancelled_snapshot_of_a_dead_run_is_undone(life: Life) -> None:
 def test_killed_reverts_and_deletions_are_resumed(life: Life) -> None:
     life.take("killed", memory=True)
     life.sh("echo lost > /root/lost; sync")
-    life.estate.stop_worker()
     path = f"{life.path}/{life.find('killed')['id']}"
-    operation = life.estate.client.post(f"{path}/actions/revert")
-    life.killed("go-on", "after", operation)
-    life.estate.start_worker()
-    life.done("resumed revert", operation)
+    with life.estate.dying("revert", "go-on-after"):
+        life.done("resumed revert", life.estate.client.post(f"{path}/actions/revert"))
     assert life.sh("ls /root/lost 2>/dev/null; cat /root/meanwhile") == "meanwhile"
     life.take("above")
-    life.estate.stop_worker()
-    operation = life.estate.client.delete(path)
-    life.killed("merge", "after", operation)
-    life.estate.start_worker()
-    life.done("resumed deletion", operation)
+    with life.estate.dying("delete-snapshot", "merge-after"):
+        life.done("resumed deletion", life.estate.client.delete(path))
     assert life.sh("cat /root/meanwhile") == "meanwhile"
 
 

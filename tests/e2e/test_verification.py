@@ -1,7 +1,5 @@
 """Snapshots verified by guests that really boot from them; the tests are one life, in order."""
 
-import signal
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +7,6 @@ import psutil
 import pytest
 
 from e2e.estate import Estate, eventually, unique
-from e2e.test_snapshots import DEATH_SECONDS
 from innkeeper.cli.client import Json
 from innkeeper.cli.failures import CliFailure
 from innkeeper.db.models import Snapshot
@@ -79,14 +76,6 @@ def life(estate: Estate) -> Life:
     return Life(estate)
 
 
-@pytest.fixture(autouse=True)
-def _undoomed(estate: Estate) -> Iterator[None]:
-    """End a test with the stack's own worker, whatever happened."""
-    yield
-    estate.end_doomed()
-    estate.start_worker()
-
-
 def test_a_good_one_is_proved_good_and_a_bad_one_bad(estate: Estate, life: Life) -> None:
     boot = estate.boot_id(life.server)
     life.sh("echo kept > /root/kept; sync")
@@ -115,13 +104,9 @@ def test_a_good_one_is_proved_good_and_a_bad_one_bad(estate: Estate, life: Life)
 
 def test_one_of_a_dead_worker_ends_with_it_and_is_resumed(estate: Estate, life: Life) -> None:
     """libvirt ends the guest as soon as nobody is there who would."""
-    estate.stop_worker()
-    operation = life.ask("good")
+    operation = estate.killed("verify-snapshot", "probe-boot-after", lambda: life.ask("good"))
     with pytest.raises(CliFailure, match=f"Operation {operation['id']} is at work"):
         estate.act(life.server, "stop")
-    doomed = estate.doomed_worker("verify-snapshot", "probe-boot", "after")
-    eventually(lambda: doomed.poll() is not None, seconds=DEATH_SECONDS, what="its death")
-    assert doomed.returncode == -signal.SIGKILL
     eventually(lambda: not life.probes(), what="the end of its guest")
     assert guest.power_state(life.conn, probe_id(life.id)) is None
     estate.start_worker()

@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,18 +20,12 @@ import pytest
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 
+from benchmarks.ports import free_ports
 from innkeeper import dispatch
 from tests.conftest import Cluster
 
 STARTUP_SECONDS = 90
 _END = "-----END CERTIFICATE-----\n"
-
-
-def free_port() -> int:
-    """Return a TCP port that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _one_authority(home: Path) -> str:
@@ -135,7 +128,7 @@ def prefect_server(
     `pytestmark = pytest.mark.usefixtures("prefect_server")`.
     """
     home = tmp_path_factory.mktemp("prefect")
-    port = free_port()
+    port = free_ports(1)[0]
     url = f"http://127.0.0.1:{port}/api"
     name = f"prefect_{port}"
     postgres_cluster.create(name)

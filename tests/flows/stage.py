@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 from uuid import UUID, uuid4
 
 import libvirt
@@ -322,10 +323,14 @@ class Stage:
         return domains, files, macs
 
     def recover(self) -> None:
-        """Do what reconcile and a new worker do, until nothing is left to do."""
+        """Do what reconcile and a new worker do, until nothing is left to do.
+
+        Nobody else is at work by now: who holds an operation is dead, and need not fall silent.
+        """
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            reconciliation.revive()
+            with mock.patch.object(settings(), "stale_after_seconds", 0.0):
+                reconciliation.revive()
             reconciliation.dispatch_waiting(0.0)
             if not reconcile.running() and not operations.awaiting_dispatch(0.0):
                 for host_id in reconcile.host_ids():

@@ -17,6 +17,7 @@ import psutil
 import psycopg
 import pytest
 
+from benchmarks.ports import free_ports
 from innkeeper.settings import Settings, settings
 from innkeeper.stack import footprint, lifecycle, postgres
 from innkeeper.stack.config import owns_database, read_stack
@@ -30,14 +31,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def ports() -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    found = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return found
-
-
 @pytest.fixture(scope="module")
 def chosen() -> Iterator[Settings]:
     """Settings of a stack of its own; what it left is ended and deleted afterwards."""
@@ -47,7 +40,7 @@ def chosen() -> Iterator[Settings]:
         for name in ("DATABASE_URL", "PREFECT_API_URL"):
             patch.delenv(name, raising=False)
         patch.setenv("INNKEEPER_HOME", str(home))
-        for name, port in zip(("POSTGRES", "PREFECT", "API"), ports(), strict=True):
+        for name, port in zip(("POSTGRES", "PREFECT", "API"), free_ports(3), strict=True):
             patch.setenv(f"INNKEEPER_{name}_PORT", str(port))
         settings.cache_clear()
         home.chmod(0o711)
@@ -117,9 +110,7 @@ def test_the_passwords_are_private_and_in_no_process_list(running: Settings) -> 
 
 def test_a_second_up_changes_nothing(running: Settings) -> None:
     before = pids(running)
-    begin = time.monotonic()
     lifecycle.up(running, only=ONLY)
-    assert time.monotonic() - begin < 3
     assert pids(running) == before
     assert all(before.values())
 
