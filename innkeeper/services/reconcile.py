@@ -3,15 +3,17 @@
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import delete, select, update
 
 from innkeeper.db.models import Artifact, Host, Operation, Server, now
-from innkeeper.db.session import transaction
+from innkeeper.db.session import DatabaseUnavailable, transaction
 from innkeeper.domain.lifecycle import IRREVOCABLE, Phase, Status
 from innkeeper.domain.naming import POOL, disk_of
 from innkeeper.domain.steps import ArtifactKind
+from innkeeper.errors import HostUnreachable
 from innkeeper.host.channel import HostChannel, open_channel
 from innkeeper.hypervisor import guest, network, storage, suspension
 from innkeeper.hypervisor.connection import connect
@@ -199,22 +201,42 @@ def host_ids() -> list[UUID]:
         return list(session.scalars(select(Host.id).order_by(Host.name)))
 
 
-def reap(host_id: UUID, findings: list[Finding]) -> list[Finding]:
-    """Remove what nobody owns, close the rows, give back what was reserved; return what was done.
+class Reaping(NamedTuple):
+    """What was removed, and what could not be, with why."""
 
-    Every finding is checked again: an operation may have begun since the survey.
+    removed: list[Finding]
+    stuck: dict[Finding, str]
+
+
+def reap(host_id: UUID, findings: list[Finding]) -> Reaping:
+    """Remove what nobody owns, close the rows, give back what was reserved.
+
+    Every finding is checked again: an operation may have begun since the survey. One that cannot be
+    removed keeps nobody from the others.
+
+    Raises:
+        HostUnreachable, DatabaseUnavailable: nothing more can be done now.
     """
     with transaction() as session:
         host = session.get_one(Host, host_id)
     channel = open_channel(host.channel)
-    reaped = []
+    done = Reaping([], {})
     for finding in findings:
-        if not finding.reapable or not _still_astray(host_id, finding):
+        if not finding.reapable:
             continue
-        _remove(host, channel, finding)
-        _forget(host, finding)
-        reaped.append(finding)
-    return reaped
+        try:
+            if not _still_astray(host_id, finding):
+                continue
+            _remove(host, channel, finding)
+            _forget(host, finding)
+        except (HostUnreachable, DatabaseUnavailable):
+            raise
+        except Exception as error:
+            logger.exception("%s %s on %s stays", finding.kind, finding.name, host.name)
+            done.stuck[finding] = str(error) or type(error).__name__
+        else:
+            done.removed.append(finding)
+    return done
 
 
 def _still_astray(host_id: UUID, finding: Finding) -> bool:

@@ -1,5 +1,7 @@
 """Data disks in further pools of a host: allowed by its operator, counted for themselves."""
 
+from typing import Any
+
 import pytest
 from conftest import Catalogue, Race
 from disk_life import ask, attach, detach, found, grow, plan
@@ -12,6 +14,7 @@ from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.naming import POOL, disk_of
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound
 from innkeeper.hypervisor import storage
+from innkeeper.hypervisor.errors import PoolFull
 from innkeeper.services import disks, hosts, operations, survey
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import HostView, OperationView
@@ -191,3 +194,30 @@ def test_a_pool_that_is_stopped_keeps_nobody_from_mending_the_host(life: Life) -
     life.conn.storagePoolLookupByName("ssd").create()
     mend_host(life.catalogue.host_ids["alpha"])
     assert "goes" not in found()
+
+
+@sqlite
+@pytest.mark.parametrize("error", [PoolFull("No room."), RuntimeError("odd")])
+def test_what_cannot_be_reaped_is_told_and_keeps_nothing_else(
+    life: Life, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    strays = [f"{life.server_id}-root-{number}.qcow2" for number in range(3)]
+    for stray in strays:
+        storage.ensure_volume(life.conn, POOL, stray, 1 << 20)
+    delete = storage.delete_volume
+
+    def stuck(conn: Any, pool: str, name: str) -> None:
+        if name == strays[0]:
+            raise error
+        delete(conn, pool, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "delete_volume", stuck)
+        told = {one.name: one for one in mend_host(life.catalogue.host_ids["alpha"])}
+    assert {name: one.reapable for name, one in told.items()} == dict.fromkeys(strays, True) | {
+        strays[0]: False
+    }
+    assert told[strays[0]].problem.endswith(f"does not use it; it stays: {error}")
+    assert set(strays) & set(storage.volume_names(life.conn, POOL)) == {strays[0]}
+    mend_host(life.catalogue.host_ids["alpha"])
+    assert survey.audit() == []

@@ -263,7 +263,7 @@ def test_what_a_dead_run_left_is_found_unless_one_is_in_flight(catalogue: Catalo
         Verb.VERIFY_SNAPSHOT, life.server_id, body, project_id=None, actor="tester"
     )
     assert survey.survey(host_id) == []
-    assert reconcile.reap(host_id, left) == [], "it belongs to somebody now"
+    assert reconcile.reap(host_id, left).removed == [], "it belongs to somebody now"
     life.carry(operation)
     assert survey.audit() == []
     storage.ensure_volume(life.conn, POOL, probe_volume(life.server_id), 1 << 30)
