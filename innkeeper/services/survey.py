@@ -41,6 +41,7 @@ _VARS = "_VARS.fd"
 NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 _STANDING = frozenset({Status.ACTIVE, Status.STOPPED, Status.SUSPENDED})
 _KINDS = {"iso": ArtifactKind.SEED, "mem": ArtifactKind.SNAPSHOT}
+_POOL_BACK = "define it there if it is gone (`virsh pool-define-as`), and `virsh pool-start` it"
 CONSOLE_FOLDER = console_log(UUID(int=0)).rpartition("/")[0]
 
 
@@ -141,19 +142,19 @@ def survey(host_id: UUID) -> list[Finding]:
 
 
 def _in_pools(expected: Expectation, usual: list[str]) -> dict[str, list[str] | None]:
-    """Return the files in all pools with data disks; None: it is stopped, or cannot be read."""
+    """Return the files in all pools with data disks; None: it is not there, stopped, unreadable."""
     found: dict[str, list[str] | None] = {POOL: usual}
     for pool in {disk.pool for disk in expected.data_disks} - {POOL}:
         try:
-            found[pool] = _volume_names(expected.host.uri, pool)
+            found[pool] = storage.volume_names(connect(expected.host.uri), pool)
         except PermanentError:  # its operator's matter: the rest of the host is looked at
             found[pool] = None
     return found
 
 
-def _volume_names(uri: str, pool: str = POOL) -> list[str]:
+def _volume_names(uri: str) -> list[str]:
     try:
-        return storage.volume_names(connect(uri), pool)
+        return storage.volume_names(connect(uri), POOL)
     except Absent:  # no server was ever placed there
         return []
 
@@ -214,7 +215,7 @@ def _data_disks(
             continue
         there = names[disk.pool]
         if there is None:
-            why = f"{disk.phase}, but pool '{disk.pool}' cannot be looked at: is it active?"
+            why = f"{disk.phase}, but pool '{disk.pool}' cannot be looked at: {_POOL_BACK}"
             found.append(Finding(host, DATA_DISK, disk.volume, why))
         elif disk.phase == "deleting":
             why = "it was to be deleted, and is still there"

@@ -187,13 +187,35 @@ def test_a_pool_that_is_stopped_keeps_nobody_from_mending_the_host(life: Life) -
     told = {finding.name: finding for finding in mend_host(life.catalogue.host_ids["alpha"])}
     assert stray not in storage.volume_names(life.conn, POOL)
     assert told.pop(stray).reapable
-    assert {one.problem for one in told.values()} == {
-        f"{phase}, but pool 'ssd' cannot be looked at: is it active?"
-        for phase in ("attached", "deleting")
+    assert {one.problem.partition(":")[0] for one in told.values()} == {
+        f"{phase}, but pool 'ssd' cannot be looked at" for phase in ("attached", "deleting")
     }
     life.conn.storagePoolLookupByName("ssd").create()
     mend_host(life.catalogue.host_ids["alpha"])
     assert "goes" not in found()
+
+
+@sqlite
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_disk_to_be_deleted_is_known_until_its_pool_is_there_again(
+    life: Life, empty: bool
+) -> None:
+    attach(life, size_gib=1, pool="ssd")
+    detach(life)
+    name = view_file(life)
+    gone = life.conn.storagePoolLookupByName("ssd")
+    gone.destroy()
+    gone.undefine()
+    disks.delete(found()["data"].id, project_id=None, actor="me")
+    (told,) = mend_host(life.catalogue.host_ids["alpha"])
+    assert told.name == name
+    assert "deleting, but pool 'ssd' cannot be looked at: define it there" in told.problem
+    assert (found()["data"].phase, host().reserved_pools) == ("deleting", {"ssd": 1})
+    storage.ensure_pool(life.conn, "ssd", "/innkeeper-ssd")
+    if not empty:  # simulated pools forget what is in them
+        storage.ensure_volume(life.conn, "ssd", name, 1 << 30)
+    mend_host(life.catalogue.host_ids["alpha"])
+    assert (files(life, "ssd"), found(), survey.audit()) == (set(), {}, [])
 
 
 @sqlite
