@@ -193,6 +193,20 @@ def part(held: Claim) -> list[UUID]:
         return going
 
 
+def put_off(held: Claim, disk_id: UUID, reason: str) -> None:
+    """Leave the deletion of a disk to reconcile; why is told as an event.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        operation = journal.hold(session, held)
+        row = session.get(DataDisk, disk_id, with_for_update=True)
+        if row is not None and row.phase == "deleting":
+            _record(session, row, "disk.deletion.waits", operation.actor, operation, reason)
+            row.server_id = row.target = None
+
+
 def leave(session: Session, server: Server, operation: Operation) -> None:
     """Note that what a server's host has of its data disks is to go, within a transaction.
 
@@ -249,6 +263,7 @@ def _record(
     kind: str,
     actor: str = "system",
     operation: Operation | None = None,
+    why: str = "",
 ) -> None:
     events.record(
         session,
@@ -257,5 +272,5 @@ def _record(
         project_id=row.project_id,
         server_id=row.server_id,
         operation_id=operation.id if operation else None,
-        reason=f"disk {row.name}, {row.size_gib} GiB",
+        reason=f"disk {row.name}, {row.size_gib} GiB{why and f': {why}'}",
     )

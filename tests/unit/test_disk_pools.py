@@ -15,7 +15,7 @@ from innkeeper.domain.naming import POOL, disk_of
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.errors import PoolFull
-from innkeeper.services import disks, hosts, operations, survey
+from innkeeper.services import disks, events, hosts, operations, survey
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import HostView, OperationView
 from tasks.reconciliation import mend_host
@@ -216,6 +216,36 @@ def test_a_disk_to_be_deleted_is_known_until_its_pool_is_there_again(
         storage.ensure_volume(life.conn, "ssd", name, 1 << 30)
     mend_host(life.catalogue.host_ids["alpha"])
     assert (files(life, "ssd"), found(), survey.audit()) == (set(), {}, [])
+
+
+@sqlite
+@pytest.mark.parametrize("defined", [True, False])
+@pytest.mark.parametrize("verb", [Verb.DELETE, Verb.DETACH_DISK])
+def test_a_pool_that_is_not_at_work_keeps_no_server_from_its_end(
+    life: Life, verb: Verb, defined: bool
+) -> None:
+    attach(life, size_gib=1, pool="ssd")
+    name = view_file(life)
+    pool = life.conn.storagePoolLookupByName("ssd")
+    conn = life.conn
+    pool.destroy()
+    if not defined:
+        pool.undefine()
+    detached = DetachDiskRequest(disk="data", keep=False)
+    ended = life.carry(ask(verb, life.server_id, detached if verb is Verb.DETACH_DISK else None))
+    assert (ended.phase, found()["data"].phase) == (Phase.SUCCEEDED, "deleting")
+    assert (found()["data"].server, host().reserved_pools) == (None, {"ssd": 1})
+    (why,) = [e.reason for e in events.page().items if e.kind == "disk.deletion.waits"]
+    assert "virsh pool-start" in why or "no storage pool" in why
+    mend_host(life.catalogue.host_ids["alpha"])
+    assert found()["data"].phase == "deleting"
+    if defined:
+        pool.create()
+    else:
+        storage.ensure_pool(conn, "ssd", "/innkeeper-ssd")
+        storage.ensure_volume(conn, "ssd", name, 1 << 30)
+    mend_host(life.catalogue.host_ids["alpha"])
+    assert (set(storage.volume_names(conn, "ssd")), found()) == (set(), {})
 
 
 @sqlite
