@@ -14,6 +14,7 @@ from innkeeper.images import shelf
 from innkeeper.images.failure import ShelfFileDamaged
 from innkeeper.services import journal, shelves
 from innkeeper.services.blueprint import Blueprint, ShelfBlueprint
+from tasks.guest import require_given
 from tasks.merge import all_files
 from tasks.shelf import TAG, Told, frozen_files
 from tasks.step import step
@@ -46,10 +47,12 @@ def _copies(b: Blueprint) -> list[tuple[ArtifactKind, str]]:
 def unshelve_snapshots(b: Blueprint) -> str:
     """Put the frozen files and memories of snapshots on the host, each after what it leans on.
 
-    Before anything is sent all files have to be on the shelf, and the host has to have room.
+    Before anything is sent all files have to be on the shelf, and the host has to have room, and
+    what is special about the guest's CPU and memory.
     """
     if b.committed:
         return "they are there"
+    require_given(b)
     there = set(storage.volume_names(connect(b.host.uri), POOL))
     files = {volume: _kept(b, volume) for volume in (*frozen_files(b), b.root_volume, *_data(b))}
     if not b.host.simulated:
