@@ -30,7 +30,7 @@ from innkeeper.services import (
     snapshots,
     survey,
 )
-from innkeeper.services.survey import Finding
+from innkeeper.services.findings import Finding
 from innkeeper.settings import settings
 from tasks.shown import only_shown
 

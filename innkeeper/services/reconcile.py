@@ -23,13 +23,15 @@ from innkeeper.services import (
     disks,
     edges,
     events,
+    hostfiles,
     leases,
     networks,
     operations,
     remains,
 )
 from innkeeper.services.expectation import expectation
-from innkeeper.services.survey import DATA_DISK, NETWORK, Finding
+from innkeeper.services.findings import Finding
+from innkeeper.services.survey import DATA_DISK, NETWORK
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 
@@ -243,6 +245,8 @@ def _still_astray(host_id: UUID, finding: Finding) -> bool:
     if finding.server_id is None:
         by_mac = finding.kind in {"dhcp-entry", "lease"}
         return not by_mac or finding.name not in expectation(host_id).macs
+    if finding.kind == hostfiles.NVRAM:
+        return hostfiles.is_astray(host_id, finding.name)
     expected = expectation(host_id)
     known = expected.servers.get(finding.server_id)
     if known is None or known.busy:
@@ -264,6 +268,8 @@ def _remove(host: Host, channel: HostChannel, finding: Finding) -> None:
         consoles.forget(host.channel, finding.server_id)
     elif finding.kind == "console-log" and finding.server_id:
         consoles.forget(host.channel, finding.server_id)
+    elif finding.kind in {hostfiles.NVRAM, hostfiles.HALF_FILE}:
+        hostfiles.remove(channel, finding.name)
     elif finding.kind == DATA_DISK and (disk_id := disk_of(finding.name)):
         disks.erase(disk_id)
     elif finding.kind == NETWORK and (unused := expectation(host.id).unused.get(finding.name)):
