@@ -1,9 +1,12 @@
 """Data disks: made, plugged in, taken out, kept or deleted; live where a guest runs."""
 
+from uuid import UUID
+
 from innkeeper.domain.diskspecs import DetachDiskRequest
 from innkeeper.hypervisor import disks as adapter
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
+from innkeeper.hypervisor.errors import PoolAbsent, SubstrateInactive
 from innkeeper.services import disks
 from innkeeper.services.blueprint import Blueprint
 from tasks.files import DiskInUse
@@ -11,6 +14,7 @@ from tasks.guest import define_with, disk_spec, runs
 from tasks.guest_disks import uses
 from tasks.step import step
 
+WAITS = "to be deleted by reconcile, when its pool is at work again"
 UNPLUG_SECONDS = 20.0
 """How long a guest may take to let go of a disk; one that is up does it in a second."""
 
@@ -137,19 +141,31 @@ def let_go(b: Blueprint) -> str:
     return "kept" if keep else "to be deleted"
 
 
+def _erase(b: Blueprint, disk_id: UUID) -> bool:
+    """Delete a disk, unless its pool is not at work: that is its operator's, and not started.
+
+    A folder on which nothing is mounted would look as if the disk were gone.
+    """
+    try:
+        disks.erase(disk_id)
+    except (SubstrateInactive, PoolAbsent) as why:
+        disks.put_off(b.claim, disk_id, str(why))
+        return False
+    return True
+
+
 @step("remove-disk")
 def remove_disk(b: Blueprint) -> str:
     """Delete the disk, if it is not to be kept."""
     if _wish(b).keep or b.data.subject is None:
         return "kept" if b.data.subject else "gone"
-    disks.erase(b.data.one.id)
-    return f"{b.data.one.volume} deleted"
+    return f"{b.data.one.volume} {'deleted' if _erase(b, b.data.one.id) else WAITS}"
 
 
 @step("part-disks")
 def part_disks(b: Blueprint) -> str:
     """Delete the data disks of a server that is deleted, but those that are to stay."""
     going = disks.part(b.claim)
-    for disk_id in going:
-        disks.erase(disk_id)
-    return f"{len(going)} deleted, {len(b.data.all) - len(going)} kept"
+    gone = sum(_erase(b, disk_id) for disk_id in going)
+    waits = f", {len(going) - gone} {WAITS}" if gone < len(going) else ""
+    return f"{gone} deleted, {len(b.data.all) - len(going)} kept{waits}"

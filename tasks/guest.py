@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from innkeeper.domain import offer
 from innkeeper.domain.disks import root_order
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import POOL, console_log, nvram_file, seed_of, server_of
@@ -12,7 +13,7 @@ from innkeeper.errors import PermanentError
 from innkeeper.hypervisor import cpu, guest, snapshot, storage
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.xml.domain import DiskSpec, DomainSpec, NicSpec, domain_xml
-from innkeeper.services import consoles, journal
+from innkeeper.services import consoles, journal, offers
 from innkeeper.services.attachments import DataDiskBlueprint
 from innkeeper.services.blueprint import Blueprint
 from innkeeper.services.cards import CardBlueprint
@@ -136,9 +137,22 @@ def _power_off(b: Blueprint) -> str:
     return "off"
 
 
+def require_given(b: Blueprint) -> None:
+    """See that the host can still give the guest what is special about its CPU and memory.
+
+    It was asked when it was chosen. A guest that runs there has it.
+
+    Raises:
+        InvalidRequest, NoHostFits: it cannot; the sentence says what there is.
+    """
+    if offer.asks(b.cpu, b.memory) and not b.committed and not runs(b):
+        offers.require_told(b.host, b.cpu, b.memory, b.server_id)
+
+
 @step("domain", makes=_domain)
 def define_domain(b: Blueprint) -> str:
     """Define the domain; its metadata names the server, the project and the operation."""
+    require_given(b)
     defined = define_on(b, b.root_volume)
     give_nvram(b)
     return defined

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from uuid import UUID
 
 from prefect import task
@@ -29,7 +30,7 @@ from innkeeper.services import (
     snapshots,
     survey,
 )
-from innkeeper.services.survey import Finding
+from innkeeper.services.findings import Finding
 from innkeeper.settings import settings
 from tasks.shown import only_shown
 
@@ -122,10 +123,15 @@ def mend_host(host_id: UUID) -> list[Finding]:
     try:
         reconcile.adopt_power(host_id)
         findings = survey.survey(host_id)
-        reconcile.reap(host_id, findings)
+        stuck = reconcile.reap(host_id, findings).stuck
     except InnkeeperError as error:
         return [Finding(str(host_id), "host", str(host_id), f"cannot be reconciled: {error}")]
-    return findings
+    return [
+        replace(found, problem=f"{found.problem}; it stays: {stuck[found]}", reapable=False)
+        if found in stuck
+        else found
+        for found in findings
+    ]
 
 
 def revive_imports() -> int:

@@ -18,6 +18,7 @@ from tasks.files import (
     require_image,
     root_file,
 )
+from tasks.guest import require_given
 from tasks.merge import all_files
 from tasks.shelf import TAG, Told, frozen_files
 from tasks.step import step
@@ -33,10 +34,12 @@ ARRIVED = "arrived"
 def unshelve_snapshots(b: Blueprint) -> str:
     """Put the frozen files and memories of snapshots on the host, each after what it leans on.
 
-    Before anything is sent all files have to be on the shelf, and the host has to have room.
+    Before anything is sent all files have to be on the shelf, and the host has to have room, and
+    what is special about the guest's CPU and memory.
     """
     if b.committed:
         return "they are there"
+    require_given(b)
     files.require_apart(b, SNAPSHOTS)
     wanted = (*frozen_files(b), b.root_volume, *data_volumes(b))
     coming = {volume: _kept(b, volume).size_bytes for volume in wanted}

@@ -26,6 +26,21 @@ def nvram_file(domain: str) -> str:
     return f"/var/lib/libvirt/qemu/nvram/{domain}_VARS.fd"
 
 
+def nvram_owner(path: str) -> str | None:
+    """Return the first digits of the id of the server that a guest's variables are of."""
+    found = re.search(r"/ik-(?:[a-z0-9-]*-)?([0-9a-f]{8})_VARS\.fd$", path)
+    return found.group(1) if found else None
+
+
+def half_of(path: str) -> str | None:
+    """Return which file a host channel was writing when it left this one beside; None: it did not.
+
+    See `host.commands.CommandChannel.write_file`.
+    """
+    found = re.match(r"(.*/)\.([^/]+)\.[0-9a-f]{8}$", path)
+    return f"{found.group(1)}{found.group(2)}" if found else None
+
+
 def root_volume(server_id: UUID) -> str:
     """Return the name of the root disk that `create` makes."""
     return f"{server_id}-root.qcow2"

@@ -238,17 +238,19 @@ def look_again(conn: libvirt.virConnect, pool: str) -> None:
         live.refresh(0)
 
 
-def delete_volume(conn: libvirt.virConnect, pool: str, name: str) -> None:
-    """Delete a volume; fine when the volume or the whole pool is absent.
+def delete_volume(conn: libvirt.virConnect, pool: str, name: str, *, in_pool: bool = False) -> None:
+    """Delete a volume; fine when the volume is absent, or the whole pool, unless `in_pool`.
 
     Raises:
         PoolBusy: other jobs run in the pool; try again.
+        PoolAbsent: libvirt does not know the pool, so the file may be there still.
     """
     try:
         with _turn(conn, pool) as live:
             _delete(live, name)
     except PoolAbsent:
-        return
+        if in_pool:
+            raise
 
 
 def volume_names(conn: libvirt.virConnect, pool: str) -> list[str]:

@@ -12,7 +12,16 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from innkeeper.db.models import Address, Host, Network, Nic, Operation, Project, Server
+from innkeeper.db.models import (
+    Address,
+    Host,
+    Network,
+    Nic,
+    Operation,
+    OperationStep,
+    Project,
+    Server,
+)
 from innkeeper.domain import addressing, naming
 from innkeeper.domain.quotas import NetworkAmounts, require_within
 from innkeeper.errors import Conflict, InvalidRequest
@@ -32,11 +41,14 @@ def in_use(but: Collection[UUID] = ()) -> ColumnElement[bool]:
     """Return what is true of a network that a card needs on its host, now or in a moment.
 
     That is one of a server that is there, or that moves there or from there; `but` are the ids of
-    cards that do not count.
+    cards that do not count. Nor do those of a server that is giving the network up on its way: of
+    several that leave at once each would leave it to the others.
     """
     theirs = aliased(Network)
-    here = and_(theirs.id == Network.id, Server.placed)
+    moves = Server.other_host_id.is_not(None)
+    here = and_(theirs.id == Network.id, Server.placed, or_(moves, ~_leaves()))
     beside = and_(
+        ~_leaves(),
         Server.other_host_id == Network.host_id,
         theirs.project_id == Network.project_id,
         theirs.kind == Network.kind,
@@ -49,6 +61,24 @@ def in_use(but: Collection[UUID] = ()) -> ColumnElement[bool]:
         .where(or_(here, beside), Nic.id.not_in(but))
     )
     return cards.correlate(Network).exists()
+
+
+def _leaves() -> ColumnElement[bool]:
+    """Return what is true of a server that has begun to clear, or undo, the networks of a host.
+
+    That is committed before it looks whether others need them, so who looks last sees all others
+    gone. The host is the one that a shelving leaves, or an unshelving that is undone; of the two of
+    a migration the one that is not, or not any more, the server's own.
+    """
+    undone = OperationStep.state.in_(["undoing", "undone"])
+    begun = select(OperationStep.name).where(
+        OperationStep.operation_id == Server.operation_id,
+        or_(
+            OperationStep.name == "clear-networks",
+            and_(OperationStep.name == "make-networks", undone),
+        ),
+    )
+    return begun.correlate(Server).exists()
 
 
 def needed(session: Session, network: Network, but: Collection[UUID] = ()) -> bool:

@@ -17,7 +17,7 @@ from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import Conflict, NotFound, TransientError
 from innkeeper.hypervisor import storage
 from innkeeper.hypervisor.connection import connect
-from innkeeper.hypervisor.errors import SubstrateInactive
+from innkeeper.hypervisor.errors import PoolAbsent, SubstrateInactive
 from innkeeper.services import attachments, diskplans, events, journal, paging
 from innkeeper.services.planning import ACT, Foresight
 from innkeeper.services.views import DiskView, Page
@@ -88,8 +88,8 @@ def delete(
 ) -> None:
     """Delete a kept disk and what is on it.
 
-    That it is to go is committed first: if its host cannot do it now, or its pool is stopped,
-    reconcile sees to it later.
+    That it is to go is committed first: if its host cannot do it now, or its pool is stopped or not
+    defined there, reconcile sees to it later.
 
     Raises:
         Foreseen: it was a dry run; the plan is in it.
@@ -107,7 +107,7 @@ def delete(
         diskplans.tell(session, row, foresight)
         row.phase = "deleting"
         _record(session, row, "disk.deletion.accepted", actor)
-    with suppress(TransientError, SubstrateInactive):
+    with suppress(TransientError, SubstrateInactive, PoolAbsent):
         erase(disk_id)
 
 
@@ -120,7 +120,7 @@ def erase(disk_id: UUID) -> None:
     Killed in between, it is done again; a disk of another phase is left alone.
 
     Raises:
-        HostUnreachable, PoolBusy, SubstrateInactive: nothing was forgotten.
+        HostUnreachable, PoolBusy, SubstrateInactive, PoolAbsent: nothing was forgotten.
     """
     with transaction() as session:
         row = session.get(DataDisk, disk_id)
@@ -132,7 +132,7 @@ def erase(disk_id: UUID) -> None:
         shelved = owner is not None and not owner.placed
         asked = not shelved or session.scalar(select(Artifact.id).where(*there)) is not None
     if asked:
-        storage.delete_volume(connect(host.uri), pool, volume)
+        storage.delete_volume(connect(host.uri), pool, volume, in_pool=True)
     with transaction() as session:
         row = session.get(DataDisk, disk_id, with_for_update=True)
         if row is not None and row.phase == "deleting":
@@ -191,6 +191,20 @@ def part(held: Claim) -> list[UUID]:
                 _record(session, row, "disk.detached", operation.actor, operation)
                 row.server_id, row.target, row.phase = None, None, "available"
         return going
+
+
+def put_off(held: Claim, disk_id: UUID, reason: str) -> None:
+    """Leave the deletion of a disk to reconcile; why is told as an event.
+
+    Raises:
+        ClaimLost: the operation was taken over.
+    """
+    with transaction() as session:
+        operation = journal.hold(session, held)
+        row = session.get(DataDisk, disk_id, with_for_update=True)
+        if row is not None and row.phase == "deleting":
+            _record(session, row, "disk.deletion.waits", operation.actor, operation, reason)
+            row.server_id = row.target = None
 
 
 def depart(session: Session, held: Claim) -> tuple[Operation, Server] | None:
@@ -259,6 +273,7 @@ def _record(
     kind: str,
     actor: str = "system",
     operation: Operation | None = None,
+    why: str = "",
 ) -> None:
     events.record(
         session,
@@ -267,5 +282,5 @@ def _record(
         project_id=row.project_id,
         server_id=row.server_id,
         operation_id=operation.id if operation else None,
-        reason=f"disk {row.name}, {row.size_gib} GiB",
+        reason=f"disk {row.name}, {row.size_gib} GiB{why and f': {why}'}",
     )

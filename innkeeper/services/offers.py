@@ -119,12 +119,28 @@ def objections(
     more = {size: count for size, count in pages.items() if count > own.get(size, 0)}
     if found or not more:
         return found
-    nodes = _bound(made_of)
-    found = offer.page_shortage(told, more, _held(session, host, server))
-    if nodes and not found:
-        there = _held(session, host, server, nodes)
-        where = f" on NUMA node {made_of['nodes']}"
-        found = offer.page_shortage(told.within(nodes), more, there, where)
+    return _shortage(session, host, made_of, more, server)
+
+
+def _shortage(
+    session: Session,
+    host: Host,
+    made_of: Mapping[str, Any],
+    pages: Mapping[str, int],
+    server: Server | None,
+    *,
+    comes: bool = False,
+) -> list[str]:
+    """Return which huge pages a host has not got; a server that `comes` uses none there yet."""
+    told, nodes = Offer.of(host.offer), _bound(made_of)
+    found: list[str] = []
+    for within in ((), nodes) if nodes else ((),):
+        if found:
+            break
+        there = _held(session, host, server, within)
+        there = replace(there, own={}) if comes else there
+        where = f" on NUMA node {made_of['nodes']}" if within else ""
+        found = offer.page_shortage(told.within(within) if within else told, pages, there, where)
     return found
 
 
@@ -230,17 +246,31 @@ def require(
         raise refusal(f"Host {host.name} cannot give this: {'; '.join(found)}.")
 
 
-def require_told(host: HostBlueprint, fine: Mapping[str, Any], made_of: Mapping[str, Any]) -> None:
+def require_told(
+    host: HostBlueprint,
+    fine: Mapping[str, Any],
+    made_of: Mapping[str, Any],
+    comes: UUID | None = None,
+) -> None:
     """Pass when a host that a server comes to can still give what it could when it was chosen.
+
+    Of a server that `comes`, and does not run there yet, the huge pages are counted, too: others
+    than our servers may have taken them meanwhile.
 
     Raises:
         InvalidRequest: the sentence says what there is.
+        NoHostFits: it has not enough free huge pages.
         HostUnreachable: the host does not tell.
     """
     if not offer.asks(fine, made_of):
         return
     ask(fine, made_of, host.id)
     with transaction() as session:
-        told = Offer.of(session.get_one(Host, host.id).offer)
-    if found := offer.objections(told, fine, made_of):
-        raise InvalidRequest(f"Host {host.name} cannot give this: {'; '.join(found)}.")
+        row = session.get_one(Host, host.id)
+        never, found = offer.objections(Offer.of(row.offer), fine, made_of), []
+        if comes and not never:
+            server = session.get_one(Server, comes)
+            found = _shortage(session, row, made_of, server.pages, server, comes=True)
+    if never or found:
+        refusal = InvalidRequest if never else NoHostFits
+        raise refusal(f"Host {host.name} cannot give this: {'; '.join(never or found)}.")

@@ -69,9 +69,7 @@ def listed(uri: str, further: Collection[str]) -> dict[str, list[str] | None]:
     for pool in further:
         try:
             found[pool] = storage.volume_names(connect(uri), pool)
-        except Absent:
-            found[pool] = []
-        except PermanentError:
+        except PermanentError:  # also one that is not defined any more: it may come back
             found[pool] = None
     return found
 

@@ -3,15 +3,17 @@
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import delete, select, update
 
 from innkeeper.db.models import Artifact, Host, Operation, Server, now
-from innkeeper.db.session import transaction
+from innkeeper.db.session import DatabaseUnavailable, transaction
 from innkeeper.domain.lifecycle import IRREVOCABLE, Phase, Status
 from innkeeper.domain.naming import disk_of, in_pool, place_of
 from innkeeper.domain.steps import ArtifactKind
+from innkeeper.errors import HostUnreachable
 from innkeeper.host.channel import HostChannel, open_channel
 from innkeeper.hypervisor import guest, network, storage, suspension
 from innkeeper.hypervisor.connection import connect
@@ -21,13 +23,15 @@ from innkeeper.services import (
     disks,
     edges,
     events,
+    hostfiles,
     leases,
     networks,
     operations,
     remains,
 )
 from innkeeper.services.expectation import expectation
-from innkeeper.services.survey import DATA_DISK, NETWORK, Finding
+from innkeeper.services.findings import Finding
+from innkeeper.services.survey import DATA_DISK, NETWORK
 from innkeeper.services.views import OperationView
 from innkeeper.settings import settings
 
@@ -221,28 +225,50 @@ def host_ids() -> list[UUID]:
         return list(session.scalars(select(Host.id).order_by(Host.name)))
 
 
-def reap(host_id: UUID, findings: list[Finding]) -> list[Finding]:
-    """Remove what nobody owns, close the rows, give back what was reserved; return what was done.
+class Reaping(NamedTuple):
+    """What was removed, and what could not be, with why."""
 
-    Every finding is checked again: an operation may have begun since the survey.
+    removed: list[Finding]
+    stuck: dict[Finding, str]
+
+
+def reap(host_id: UUID, findings: list[Finding]) -> Reaping:
+    """Remove what nobody owns, close the rows, give back what was reserved.
+
+    Every finding is checked again: an operation may have begun since the survey. One that cannot be
+    removed keeps nobody from the others.
+
+    Raises:
+        HostUnreachable, DatabaseUnavailable: nothing more can be done now.
     """
     with transaction() as session:
         host = session.get_one(Host, host_id)
     channel = open_channel(host.channel)
-    reaped = []
+    done = Reaping([], {})
     for finding in findings:
-        if not finding.reapable or not _still_astray(host_id, finding):
+        if not finding.reapable:
             continue
-        _remove(host, channel, finding)
-        _forget(host, finding)
-        reaped.append(finding)
-    return reaped
+        try:
+            if not _still_astray(host_id, finding):
+                continue
+            _remove(host, channel, finding)
+            _forget(host, finding)
+        except (HostUnreachable, DatabaseUnavailable):
+            raise
+        except Exception as error:
+            logger.exception("%s %s on %s stays", finding.kind, finding.name, host.name)
+            done.stuck[finding] = str(error) or type(error).__name__
+        else:
+            done.removed.append(finding)
+    return done
 
 
 def _still_astray(host_id: UUID, finding: Finding) -> bool:
     if finding.server_id is None:
         by_mac = finding.kind in {"dhcp-entry", "lease"}
         return not by_mac or finding.name not in expectation(host_id).macs
+    if finding.kind == hostfiles.NVRAM:
+        return hostfiles.is_astray(host_id, finding.name)
     expected = expectation(host_id)
     known = expected.servers.get(finding.server_id)
     if known is None or known.busy:
@@ -264,6 +290,8 @@ def _remove(host: Host, channel: HostChannel, finding: Finding) -> None:
         consoles.forget(host.channel, finding.server_id)
     elif finding.kind == "console-log" and finding.server_id:
         consoles.forget(host.channel, finding.server_id)
+    elif finding.kind in {hostfiles.NVRAM, hostfiles.HALF_FILE}:
+        hostfiles.remove(channel, finding.name)
     elif finding.kind == DATA_DISK and (disk_id := disk_of(finding.name)):
         disks.erase(disk_id)
     elif finding.kind == NETWORK and (unused := expectation(host.id).unused.get(finding.name)):

@@ -12,6 +12,7 @@ from innkeeper.contracts import Claim
 from innkeeper.db.models import Disk, Server, Snapshot, now
 from innkeeper.db.session import transaction
 from innkeeper.domain.layers import Layers
+from innkeeper.domain.lifecycle import TRANSITIONS, Verb
 from innkeeper.domain.steps import ArtifactKind
 from innkeeper.errors import NotFound
 from innkeeper.services import events, journal, layering, lineage, paging, verifying
@@ -110,7 +111,8 @@ def change(
 def expired() -> list[tuple[UUID, UUID, str]]:
     """Return server, snapshot and name of those whose age is over, or whose clones are gone.
 
-    Oldest first.
+    Oldest first. Of servers that are free, and at rest where a snapshot can be deleted: not of
+    shelved or suspended ones.
     """
     instant = now()
     with transaction() as session:
@@ -123,6 +125,7 @@ def expired() -> list[tuple[UUID, UUID, str]]:
                     lineage.is_needless(),
                 ),
                 Server.operation_id.is_(None),
+                Server.status.in_(TRANSITIONS[Verb.DELETE_SNAPSHOT].allowed),
             )
             .order_by(Snapshot.created_at)
         )

@@ -6,7 +6,6 @@ not know is another installation's and is never touched.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import select
@@ -16,8 +15,6 @@ from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Status
 from innkeeper.domain.naming import (
     POOL,
-    console_log,
-    console_owner,
     disk_of,
     disk_serial,
     in_pool,
@@ -33,31 +30,16 @@ from innkeeper.hypervisor import disks, guest, network, nics
 from innkeeper.hypervisor.connection import connect
 from innkeeper.hypervisor.errors import Absent
 from innkeeper.hypervisor.guest import OwnedDomain
-from innkeeper.services import edges, pools, shelves, substrates
+from innkeeper.services import edges, hostfiles, pools, shelves, substrates
 from innkeeper.services.expectation import Expectation, expectation
+from innkeeper.services.findings import Finding
 from innkeeper.substrate import HostSubstrate, NetworkSubstrate, Terraform
 
 DATA_DISK = "data-disk"
 NETWORK = "network"
-_VARS = "_VARS.fd"
-NVRAM_FOLDER = "/var/lib/libvirt/qemu/nvram"
 _STANDING = frozenset({Status.ACTIVE, Status.STOPPED, Status.SUSPENDED})
 _KINDS = {"iso": ArtifactKind.SEED, "mem": ArtifactKind.SNAPSHOT}
-CONSOLE_FOLDER = console_log(UUID(int=0)).rpartition("/")[0]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A difference between a host and the database."""
-
-    host: str
-    kind: str
-    name: str
-    problem: str
-    server_id: UUID | None = None
-    network: str | None = None
-    address: str | None = None
-    reapable: bool = False
+_POOL_BACK = "define it there if it is gone (`virsh pool-define-as`), and `virsh pool-start` it"
 
 
 def audit() -> list[Finding]:
@@ -139,7 +121,7 @@ def survey(host_id: UUID) -> list[Finding]:
     findings += _unused_networks(expected)
     findings += _dhcp(expected)
     findings += _forwards(expected)
-    findings += _files(expected, owned)
+    findings += hostfiles.strays(expected, {domain.name for domain in owned})
     # Nothing is said to be gone from a pool that cannot be looked at.
     blind = {row.name for row in expected.files if names[place_of(row.name)[0]] is None}
     findings += _rows(expected, {domain.name for domain in owned}, there | blind)
@@ -202,7 +184,7 @@ def _data_disks(
             continue
         there = names[disk.pool]
         if there is None:
-            why = f"{disk.phase}, but pool '{disk.pool}' cannot be looked at: is it active?"
+            why = f"{disk.phase}, but pool '{disk.pool}' cannot be looked at: {_POOL_BACK}"
             found.append(Finding(host, DATA_DISK, disk.volume, why))
         elif disk.phase == "deleting":
             why = "it was to be deleted, and is still there"
@@ -334,26 +316,6 @@ def _forwards(expected: Expectation) -> list[Finding]:
         for port in wanted
         if port not in actual
     ]
-    return found
-
-
-def _files(expected: Expectation, owned: list[OwnedDomain]) -> list[Finding]:
-    """Find what outlived its domain: NVRAM and console logs."""
-    if expected.host.virt_type == "test":
-        return []
-    argv = ["find", NVRAM_FOLDER, CONSOLE_FOLDER, "-maxdepth", "1"]
-    argv += ["(", "-name", f"ik-*{_VARS}", "-o", "-name", "innkeeper-*.log*", ")"]
-    listed = open_channel(expected.host.channel).run(argv).stdout.split()
-    host, names = expected.host.name, {domain.name for domain in owned}
-    found = []
-    for path in listed:
-        owner = console_owner(path)
-        known = expected.servers.get(owner) if owner else None
-        if known is not None and known.gone:
-            why = f"its server is {known.status}"
-            found.append(Finding(host, "console-log", path, why, owner, reapable=True))
-        elif path.endswith(_VARS) and path.rsplit("/", 1)[-1].removesuffix(_VARS) not in names:
-            found.append(Finding(host, "nvram", path, "no domain has it"))
     return found
 
 

@@ -75,7 +75,10 @@ def prepare(session: Session, server: Server, snapshot: Snapshot) -> dict[str, A
     """
     if snapshot.phase != "ready":
         raise Conflict(f"Snapshot '{snapshot.name}' is {snapshot.phase}, not ready.")
-    memory = min(server.memory_mib, settings().verify_memory_mib)
+    # What its server is started with, before the balloon takes what it may still grow by: a guest
+    # that boots by UEFI may need all of that (measured: 224 MiB, where 192 hang or crash).
+    most = max(server.memory_mib, server.max_memory_mib or 0)
+    memory = min(most, settings().verify_memory_mib)
     hosts = reservations.capacities(session, lock=True)
     host = next(host for host in hosts if host.host_id == server.host_id)
     if not host.reachable:

@@ -66,6 +66,9 @@ def test_a_uefi_guest_keeps_its_variables_wherever_it_goes(estate: Estate) -> No
         f"/servers/{life.server['id']}/snapshots", {"name": "before", "memory": True}
     )
     life.done("frozen", snapshot)
+    said = estate.cli("snapshot", "verify", life.server["name"], "before", "--wait").stdout
+    assert "before is verified: it booted, and its guest agent answered" in said
+    life.lies_on(life.server["host"])
     life.write("third")
     life.done("deleted", estate.act(life.server, "delete"))
     assert life.nvram("lab1") + life.nvram("lab2") == []

@@ -9,6 +9,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
 from conftest import Catalogue
 from sqlalchemy import inspect, select, text
 
@@ -108,6 +109,25 @@ def test_files_on_a_shelf_of_root_disks_say_so_after_an_upgrade(catalogue: Catal
     with transaction() as session:
         row = session.get_one(ShelfFile, (view.server_id, root))
         assert (row.name, row.size_bytes, row.unpacked_bytes) == ("before", 7, None)
+
+
+@pytest.mark.usefixtures("database")
+def test_the_way_down_is_refused_while_the_shelf_has_more_than_it_could_tell(
+    catalogue: Catalogue,
+) -> None:
+    view, revision = catalogue.create("web"), migrate.current()
+    with transaction() as session:
+        for name in ("root", "data"):
+            kept = ShelfFile(server_id=view.server_id, volume=name, name=f"{name}.z", size_bytes=7)
+            session.add(kept)
+    with (
+        pytest.raises(CommandError, match=r"and web have more, .*: unshelve them"),
+        migrate._migrating(settings().database_url) as connection,
+    ):
+        command.downgrade(migrate._config(connection), "0010")
+    assert migrate.current() == revision
+    with transaction() as session:
+        assert {row.volume for row in session.scalars(select(ShelfFile))} == {"root", "data"}
 
 
 def test_sqlite_keeps_its_references_guarded_after_a_migration(home: Path) -> None:

@@ -114,6 +114,63 @@ def test_reconcile_touches_no_network_that_somebody_moves_to_or_from(life: Life)
     stands(life, "beta", life.view.nics)
 
 
+@pytest.mark.parametrize(
+    ("verb", "killed"), [(Verb.MIGRATE, False), (Verb.MIGRATE, True), (Verb.SHELVE, False)]
+)
+def test_of_two_who_leave_at_once_the_last_one_takes_the_network(
+    life: Life, verb: Verb, killed: bool
+) -> None:
+    other = beside(life)
+    steps = STEPS[verb]
+    last = steps.index("clear-networks")
+    held = [
+        journal.claim(one.ask(verb, COLD if verb is Verb.MIGRATE else None).id)
+        for one in (life, other)
+    ]
+    for claim in held:
+        for name in steps[:last]:
+            declared(name)._attempt(claim, undo=False)
+    assert len(isolated(life, "alpha")) == 1
+    first, second = held
+    if killed:  # after it was noted, before anything was looked at
+        journal.begin(first, "clear-networks")
+    else:
+        declared("clear-networks")._attempt(first, undo=False)
+        assert len(isolated(life, "alpha")) == 1, "the other one may need it"
+    declared("clear-networks")._attempt(second, undo=False)
+    assert isolated(life, "alpha") == []
+    for claim in held:
+        for name in steps[last:]:
+            declared(name)._attempt(claim, undo=False)
+        journal.complete(claim)
+    assert survey.audit() == []
+    assert isolated(life, "alpha") == []
+    assert len(isolated(life, "beta")) == (verb is Verb.MIGRATE)
+
+
+@pytest.mark.parametrize("verb", [Verb.MIGRATE, Verb.UNSHELVE])
+def test_of_two_who_do_not_come_after_all_the_last_one_takes_the_network(
+    life: Life, verb: Verb
+) -> None:
+    other = beside(life)
+    wish = COLD if verb is Verb.MIGRATE else UnshelveRequest(host="beta")
+    if verb is Verb.UNSHELVE:
+        for one in (life, other):
+            one.do(Verb.SHELVE)
+    held = [journal.claim(one.ask(verb, wish).id) for one in (life, other)]
+    for name in ("substrate", "make-networks"):
+        for claim in held:
+            declared(name)._attempt(claim, undo=False)
+    assert len(isolated(life, "beta")) == 1
+    for claim in held:
+        journal.undoing(claim, "made to fail")
+        declared("make-networks")._attempt(claim, undo=True)
+    assert isolated(life, "beta") == []
+    for claim in held:
+        journal.undone(claim)
+    assert survey.audit() == []
+
+
 def test_two_who_move_one_network_share_it_when_one_comes_back(life: Life) -> None:
     other = beside(life)
     one, two = (each.ask(Verb.MIGRATE, COLD) for each in (life, other))

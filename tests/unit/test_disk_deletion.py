@@ -105,7 +105,7 @@ def test_a_deletion_whose_host_is_silent_is_finished_later(
     detach(life)
     kept = found()["data"]
 
-    def silent(*_: Any) -> None:
+    def silent(*_: Any, **__: Any) -> None:
         raise HostUnreachable("The host does not answer.")
 
     with monkeypatch.context() as patch:
@@ -132,7 +132,7 @@ def test_what_was_deleted_on_a_dead_host_does_not_keep_it(
         detach(life, name)
     life.carry(ask(Verb.DELETE, life.server_id))
 
-    def silent(*_: Any) -> None:
+    def silent(*_: Any, **__: Any) -> None:
         raise HostUnreachable("The host does not answer.")
 
     monkeypatch.setattr(storage, "delete_volume", silent)

@@ -1,5 +1,7 @@
 """Data disks in further pools of a host: allowed by its operator, counted for themselves."""
 
+from typing import Any
+
 import pytest
 from conftest import Catalogue, Race
 from disk_life import ask, attach, detach, found, grow, plan
@@ -12,7 +14,8 @@ from innkeeper.domain.lifecycle import Phase, Verb
 from innkeeper.domain.naming import POOL, disk_of
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound
 from innkeeper.hypervisor import storage
-from innkeeper.services import disks, hosts, operations, survey
+from innkeeper.hypervisor.errors import PoolFull
+from innkeeper.services import disks, events, hosts, operations, survey
 from innkeeper.services.planning import Foreseen, Foresight
 from innkeeper.services.views import HostView, OperationView
 from tasks.reconciliation import mend_host
@@ -182,10 +185,89 @@ def test_a_pool_that_is_stopped_keeps_nobody_from_mending_the_host(life: Life) -
     told = {finding.name: finding for finding in mend_host(life.catalogue.host_ids["alpha"])}
     assert stray not in storage.volume_names(life.conn, POOL)
     assert told.pop(stray).reapable
-    assert {one.problem for one in told.values()} == {
-        f"{phase}, but pool 'ssd' cannot be looked at: is it active?"
-        for phase in ("attached", "deleting")
+    assert {one.problem.partition(":")[0] for one in told.values()} == {
+        f"{phase}, but pool 'ssd' cannot be looked at" for phase in ("attached", "deleting")
     }
     life.conn.storagePoolLookupByName("ssd").create()
     mend_host(life.catalogue.host_ids["alpha"])
     assert "goes" not in found()
+
+
+@sqlite
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_disk_to_be_deleted_is_known_until_its_pool_is_there_again(
+    life: Life, empty: bool
+) -> None:
+    attach(life, size_gib=1, pool="ssd")
+    detach(life)
+    name = view_file(life)
+    gone = life.conn.storagePoolLookupByName("ssd")
+    gone.destroy()
+    gone.undefine()
+    disks.delete(found()["data"].id, project_id=None, actor="me")
+    (told,) = mend_host(life.catalogue.host_ids["alpha"])
+    assert told.name == name
+    assert "deleting, but pool 'ssd' cannot be looked at: define it there" in told.problem
+    assert (found()["data"].phase, host().reserved_pools) == ("deleting", {"ssd": 1})
+    storage.ensure_pool(life.conn, "ssd", "/innkeeper-ssd")
+    if not empty:  # simulated pools forget what is in them
+        storage.ensure_volume(life.conn, "ssd", name, 1 << 30)
+    mend_host(life.catalogue.host_ids["alpha"])
+    assert (files(life, "ssd"), found(), survey.audit()) == (set(), {}, [])
+
+
+@sqlite
+@pytest.mark.parametrize("defined", [True, False])
+@pytest.mark.parametrize("verb", [Verb.DELETE, Verb.DETACH_DISK])
+def test_a_pool_that_is_not_at_work_keeps_no_server_from_its_end(
+    life: Life, verb: Verb, defined: bool
+) -> None:
+    attach(life, size_gib=1, pool="ssd")
+    name = view_file(life)
+    pool = life.conn.storagePoolLookupByName("ssd")
+    conn = life.conn
+    pool.destroy()
+    if not defined:
+        pool.undefine()
+    detached = DetachDiskRequest(disk="data", keep=False)
+    ended = life.carry(ask(verb, life.server_id, detached if verb is Verb.DETACH_DISK else None))
+    assert (ended.phase, found()["data"].phase) == (Phase.SUCCEEDED, "deleting")
+    assert (found()["data"].server, host().reserved_pools) == (None, {"ssd": 1})
+    (why,) = [e.reason for e in events.page().items if e.kind == "disk.deletion.waits"]
+    assert "virsh pool-start" in why or "no storage pool" in why
+    mend_host(life.catalogue.host_ids["alpha"])
+    assert found()["data"].phase == "deleting"
+    if defined:
+        pool.create()
+    else:
+        storage.ensure_pool(conn, "ssd", "/innkeeper-ssd")
+        storage.ensure_volume(conn, "ssd", name, 1 << 30)
+    mend_host(life.catalogue.host_ids["alpha"])
+    assert (set(storage.volume_names(conn, "ssd")), found()) == (set(), {})
+
+
+@sqlite
+@pytest.mark.parametrize("error", [PoolFull("No room."), RuntimeError("odd")])
+def test_what_cannot_be_reaped_is_told_and_keeps_nothing_else(
+    life: Life, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    strays = [f"{life.server_id}-root-{number}.qcow2" for number in range(3)]
+    for stray in strays:
+        storage.ensure_volume(life.conn, POOL, stray, 1 << 20)
+    delete = storage.delete_volume
+
+    def stuck(conn: Any, pool: str, name: str) -> None:
+        if name == strays[0]:
+            raise error
+        delete(conn, pool, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "delete_volume", stuck)
+        told = {one.name: one for one in mend_host(life.catalogue.host_ids["alpha"])}
+    assert {name: one.reapable for name, one in told.items()} == dict.fromkeys(strays, True) | {
+        strays[0]: False
+    }
+    assert told[strays[0]].problem.endswith(f"does not use it; it stays: {error}")
+    assert set(strays) & set(storage.volume_names(life.conn, POOL)) == {strays[0]}
+    mend_host(life.catalogue.host_ids["alpha"])
+    assert survey.audit() == []

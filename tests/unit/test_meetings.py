@@ -10,15 +10,17 @@ from stepwise import Life
 
 from innkeeper.db.models import Event, Host, Network, Nic, Server
 from innkeeper.db.session import transaction
-from innkeeper.domain.lifecycle import Phase, Verb
+from innkeeper.domain.backing import MemoryTuning
+from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.nicspecs import AttachNicRequest, DetachNicRequest
-from innkeeper.domain.offer import Offer
+from innkeeper.domain.offer import Offer, Pages
 from innkeeper.domain.placement import Demand
 from innkeeper.domain.specs import (
     MigrateRequest,
     ResizeRequest,
     RevertRequest,
     SnapshotRequest,
+    UnshelveRequest,
 )
 from innkeeper.domain.tuning import CpuTuning
 from innkeeper.domain.wanted import ResourcesRequest, WantedDisk
@@ -211,6 +213,38 @@ def test_a_host_that_has_not_its_cpu_is_found_out_before_it_is_shut_down(
     monkeypatch.setattr(offers, "_told", lambda *_: able)
     life.do(Verb.MIGRATE, MigrateRequest(**CYCLE))
     assert servers.get(life.server_id).host != home
+
+
+@pytest.mark.parametrize("sent", [False, True])
+@pytest.mark.parametrize(
+    ("less", "why"),
+    [
+        ({"cpus": (1,)}, "it has no CPU 0 that is online, but 1"),
+        ({"pages": {"2": Pages(200, 95)}}, "96 huge pages of 2 MiB asked, 95 of 200 free"),
+        ({"on_nodes": {"0": {"2": Pages(95, 95)}}}, "asked, 95 of 95 free on NUMA node 0"),
+    ],
+)
+def test_who_comes_back_from_the_shelf_is_not_defined_where_it_cannot_run(
+    life: Life, monkeypatch: pytest.MonkeyPatch, less: dict[str, Any], why: str, sent: bool
+) -> None:
+    pages = {"2": Pages(200, 200)}
+    proved = ("huge pages of 2 MiB",)
+    able = Offer((0,), ("qemu64",), (0,), pages, proved, on_nodes={"0": pages})
+    monkeypatch.setattr(offers, "_told", lambda *_: able)
+    tuned = ResizeRequest(cpu=CpuTuning(pin="0"), memory=MemoryTuning(hugepages=2, nodes="0"))
+    life.do(Verb.RESIZE, tuned.model_copy(update=CYCLE))
+    life.do(Verb.SHELVE)
+    view = accept.request(Verb.UNSHELVE, life.server_id, UnshelveRequest(), **ME)
+    told = iter([able] * sent)
+    monkeypatch.setattr(offers, "_told", lambda *_: next(told, replace(able, **less)))
+    ended = life.carry(view)
+    assert (ended.phase, servers.get(life.server_id).status) == (Phase.FAILED, Status.SHELVED)
+    assert why in (ended.error or "")
+    steps = {step.name: step.state for step in ended.steps}
+    assert steps.get("domain", "not begun") == ("undone" if sent else "not begun")
+    assert survey.audit() == []
+    monkeypatch.setattr(offers, "_told", lambda *_: able)
+    life.do(Verb.UNSHELVE)
 
 
 def test_a_memory_goes_on_with_no_other_processors(life: Life) -> None:

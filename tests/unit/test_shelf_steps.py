@@ -165,6 +165,8 @@ class World:
             operation_id=UUID(int=0),
             claim=None,
             committed=False,
+            cpu={},
+            memory={},
             host=SimpleNamespace(uri=host, name=host, channel=host, simulated=False),
             root_volume="top.qcow2",
             layers=LAYERS,

@@ -223,6 +223,11 @@ def test_expired_ones_are_found_when_nothing_holds_the_server(catalogue: Catalog
         row = session.get_one(Snapshot, old)
         row.created_at = row.created_at.replace(year=2020)
     assert snapshots.expired() == [(server_id, old, "old")]
+    for status in (Status.SHELVED, Status.SUSPENDED):
+        put(Server, server_id, status=status)
+        assert snapshots.expired() == [], f"refused each minute while it is {status}"
+    put(Server, server_id, status=Status.ACTIVE)
+    assert snapshots.expired() == [(server_id, old, "old")]
     ask(Verb.STOP, server_id)
     assert snapshots.expired() == []
 

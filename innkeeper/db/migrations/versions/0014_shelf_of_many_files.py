@@ -2,6 +2,7 @@
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import CommandError
 
 revision = "0014"
 down_revision = "0013"
@@ -26,7 +27,17 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Fails while a server with snapshots or data disks is shelved: unshelve it before."""
+    """Refuse while a server with snapshots or data disks is shelved: one file each has a place."""
+    several = (
+        "SELECT name FROM servers WHERE id IN"
+        " (SELECT server_id FROM shelf_files GROUP BY server_id HAVING COUNT(*) > 1) ORDER BY name"
+    )
+    if names := op.get_bind().scalars(sa.text(several)).all():
+        raise CommandError(
+            f"The schema before 0014 keeps one file of a shelved server, and {', '.join(names)} "
+            "have more, of snapshots or data disks: unshelve them (`innkeeper server unshelve`), "
+            "then downgrade. Nothing was changed."
+        )
     with op.batch_alter_table("shelf_files") as files:
         files.drop_constraint(op.f(_KEY), type_="primary")
         files.create_primary_key(op.f(_KEY), ["server_id"])
