@@ -21,7 +21,8 @@ def killed(estate: Estate, verb: str, ask: Callable[[], Json], *points: str) -> 
         operation = ask()
         server = estate.done(operation)
     ended = estate.operation(operation)
-    assert [step["name"] for step in ended["steps"]] == ended["step_names"]
+    # Some are beside each other: what has to be one after another, the kill matrix checks.
+    assert sorted(step["name"] for step in ended["steps"]) == sorted(ended["step_names"])
     assert ended["attempt"] > len(points)
     taken = estate.events(server, "operation.taken-over")
     assert [e["operation_id"] for e in taken].count(operation["id"]) >= len(points)
