@@ -51,7 +51,8 @@ def ask(verb: Verb, server_id: UUID, body: BaseModel, project_id: UUID | None) -
             same = own == (server.cpu, server.memory) and not own[1].get("hugepages")
             own = ({}, {}) if same else own
             more = 0 if own[1].get("hugepages") else resizing.more_memory(session, server, body)
-            grows = server.status == Status.ACTIVE and (body.vcpus or body.plan) is not None
+            asked = body.vcpus or body.plan or server.pending  # what waits is filled in later
+            grows = server.status == Status.ACTIVE and asked is not None
     if isinstance(body, CloneRequest):
         ask_for(body, host.id if host else None)
     elif isinstance(body, UnshelveRequest | MigrateRequest):

@@ -10,14 +10,14 @@ from conftest import Catalogue, Race
 from sqlalchemy import select
 from stepwise import Life
 
-from innkeeper.db.models import Disk, Event, Operation, Plan, Server, Snapshot
+from innkeeper.db.models import Disk, Event, Host, Operation, Plan, Server, Snapshot
 from innkeeper.db.session import transaction
 from innkeeper.domain.lifecycle import Phase, Status, Verb
 from innkeeper.domain.naming import POOL
 from innkeeper.domain.pending import PendingResizeRequest
 from innkeeper.domain.specs import ResizeRequest, RevertRequest, SnapshotRequest
 from innkeeper.errors import Conflict, InvalidRequest, NoHostFits, NotFound, QuotaExceeded
-from innkeeper.hypervisor import guest, shape, storage
+from innkeeper.hypervisor import emulator, guest, shape, storage
 from innkeeper.hypervisor.errors import GuestProcessFailed
 from innkeeper.services import (
     accept,
@@ -85,6 +85,25 @@ def test_a_vcpu_that_its_emulator_has_no_room_for_takes_a_power_cycle(
     with pytest.raises(PowerCycleNeeded, match="its emulator has room for 0 more just now"):
         ask(server_id, vcpus=2, allow_power_cycle=False)
     assert ask(server_id, vcpus=2).phase == Phase.QUEUED
+
+
+@sqlite
+def test_an_emulator_is_asked_when_vcpus_may_grow(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_id = active(catalogue, plan="small")
+    with transaction() as session:
+        session.query(Host).update({"virt_type": "qemu"})
+    monkeypatch.setattr(hostcheck, "connect", lambda _uri: None)
+    monkeypatch.setattr(emulator, "pluggable_vcpus", lambda _conn, _server: 3)
+
+    def told(**fields: Any) -> int | None:
+        return hostcheck.ask(Verb.RESIZE, server_id, ResizeRequest(**fields), None)
+
+    assert (told(disk_gib=9), told(vcpus=2), told(plan="small")) == (None, 3, 3)
+    with transaction() as session:
+        session.get_one(Server, server_id).pending = {"after": {}}
+    assert told(allow_power_cycle=True) == 3, "what waits may be vCPUs"
 
 
 def test_quota_and_host_bound_the_growth(catalogue: Catalogue) -> None:
